@@ -1,0 +1,275 @@
+"""The YAML config: pydantic models, overrides from the command line, and a digest. Reads text, opens no data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mlaas_spark.errors import ConfigError, hint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+IDENTIFIERS = ("run", "luminosityBlock", "event")
+"""Branches that name an event in CMS' convention: kept as keys, never as features."""
+
+
+class Format(StrEnum):
+    """Formats of input files."""
+
+    ROOT = "root"
+    PARQUET = "parquet"
+    JSON = "json"
+    CSV = "csv"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GroupConfig(_Section):
+    """Files that share a label and a weight, such as one physics process."""
+
+    name: str = ""
+    files: tuple[str, ...]
+    label: float | None = None
+    weight: float = 1.0
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("weight")
+    @classmethod
+    def _weight_is_finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            msg = "must be finite"
+            raise ValueError(msg)
+        return value
+
+
+class InputConfig(_Section):
+    """Which events: files, tree, branches, selection, label."""
+
+    files: tuple[str, ...] = ()
+    groups: tuple[GroupConfig, ...] = ()
+    format: Format | None = None
+    tree: str | None = None
+    branches: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    selection: str | None = None
+    label: str | None = None
+    identifiers: tuple[str, ...] = IDENTIFIERS
+    events: int | None = Field(default=None, ge=1)
+    preproc: Path | None = None
+
+    @field_validator("files", "branches", "exclude", "identifiers", mode="before")
+    @classmethod
+    def _comma_list(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _files_or_groups(self) -> Self:
+        if self.files and self.groups:
+            msg = "give 'files' or 'groups', not both"
+            raise ValueError(msg)
+        return self
+
+
+Normalisation = Literal["minmax", "standard", "robust", "none"]
+
+
+class FeatureConfig(_Section):
+    """How a branch becomes columns of the feature matrix."""
+
+    normalise: Normalisation = "minmax"
+    overrides: dict[str, Normalisation] = Field(default_factory=dict)
+    caps: dict[str, int] = Field(default_factory=dict)
+    nan: Literal["missing", "error"] = "missing"
+    specs: Path | None = None
+
+    @field_validator("caps")
+    @classmethod
+    def _caps_are_positive(cls, value: dict[str, int]) -> dict[str, int]:
+        if bad := {name: cap for name, cap in value.items() if cap < 1}:
+            msg = f"a cap is at least 1, got {bad}"
+            raise ValueError(msg)
+        return value
+
+
+class SplitConfig(_Section):
+    """Shares of the events for training, validation and test; they add up to 1."""
+
+    train: float = Field(default=0.64, gt=0, le=1)
+    validation: float = Field(default=0.16, ge=0, lt=1)
+    test: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = math.fsum((self.train, self.validation, self.test))
+        if not math.isclose(total, 1.0, abs_tol=1e-9):
+            msg = f"train + validation + test must be 1, not {total:g}"
+            raise ValueError(msg)
+        return self
+
+
+class ChunkConfig(_Section):
+    """How events are mixed into chunks."""
+
+    size: int | Literal["all"] = 10_000
+    layout: Literal["compact", "dense"] = "compact"
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            msg = "a chunk has at least one event, or is 'all'"
+            raise ValueError(msg)
+        return value
+
+
+class TrainConfig(_Section):
+    """How the user's model is fitted."""
+
+    model: Path | None = None
+    mode: Literal["chunks", "epochs"] = "epochs"
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    shuffle: bool = True
+    seed: int = Field(default=1, ge=0, lt=2**31)
+    threads: int = Field(default=2, ge=1, le=64)
+    verbose: int = Field(default=0, ge=0, le=2)
+
+
+class ExportConfig(_Section):
+    """The bundle for TFaaS; the served name is ``<name>_<digest>``."""
+
+    name: str = Field(default="model", pattern=r"^[a-zA-Z0-9_]{1,64}$")
+    labels: tuple[str, ...] = ()
+    description: str = ""
+
+
+class SparkConfig(_Section):
+    """The Spark session; under spark-submit its own options win."""
+
+    master: str | None = None
+    conf: dict[str, str] = Field(default_factory=dict)
+    events_per_task: int = Field(default=25_000, ge=1)
+
+
+class Config(_Section):
+    """Everything a job is told. Each section is documented in conf/local.yaml."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    runs: str = "runs"
+    input: InputConfig = Field(default_factory=InputConfig)
+    features: FeatureConfig = Field(default_factory=FeatureConfig)
+    chunks: ChunkConfig = Field(default_factory=ChunkConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    def digest(self, *sections: str) -> str:
+        """SHA-256 over the named sections (all of them if none is named), independent of key order."""
+        content = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML that :func:`resolve` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read config {path}: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
+        raise ConfigError(msg) from error
+    except yaml.YAMLError as error:
+        msg = f"config {path} is not YAML: {' '.join(str(error).split())}"
+        raise ConfigError(msg) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        msg = f"config {path} is a {type(content).__name__}, not a mapping of keys; see conf/local.yaml"
+        raise ConfigError(msg)
+    return content
+
+
+def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``content`` with ``key.subkey=value`` settings put in; values are read as YAML.
+
+    Raises:
+        ConfigError: A setting without ``=``, or a key below something that is not a mapping.
+    """
+    result = json.loads(json.dumps(dict(content), default=str))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            msg = f"--set takes key=value, not {setting!r}"
+            raise ConfigError(msg)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            msg = f"--set {key}: {text!r} is not a YAML value"
+            raise ConfigError(msg) from error
+        # spark.conf holds dotted names of its own: everything after it is one key
+        *sections, leaf = key.strip().split(".", 2) if key.startswith("spark.conf.") else key.strip().split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                msg = f"--set {key}: {section!r} is a value, not a section"
+                raise ConfigError(msg)
+        target[leaf] = value
+    return dict(result)
+
+
+def resolve(content: Mapping[str, Any], source: str = "config") -> Config:
+    """The config of a mapping.
+
+    Raises:
+        ConfigError: Unknown keys, with the nearest known ones; values of a wrong type or out of range.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{source}: {_explain(detail)}" for detail in error.errors())) from error
+
+
+def _explain(detail: Any) -> str:
+    place = [str(part) for part in detail["loc"]]
+    where = ".".join(place) or "top level"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{hint(place[-1], _keys_of(place[:-1]))}"
+    text = detail["msg"].removeprefix("Value error, ")
+    given = f" (got {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
+    return f"{where}: {text}{given}"
+
+
+def _keys_of(place: list[str]) -> list[str]:
+    model: Any = Config
+    for part in place:
+        if part.isdigit():
+            model = GroupConfig
+            continue
+        if part not in model.model_fields:
+            return []
+        annotation = model.model_fields[part].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+    return list(model.model_fields)
