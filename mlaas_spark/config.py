@@ -124,6 +124,7 @@ class SplitConfig(_Section):
 class ChunkConfig(_Section):
     """How events are mixed into chunks."""
 
+    folder: str | None = None
     size: int | Literal["all"] = 10_000
     layout: Literal["compact", "dense"] = "compact"
     seed: int = Field(default=1, ge=0, lt=2**63)

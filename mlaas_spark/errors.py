@@ -19,6 +19,7 @@ Fields go to ``super().__init__`` by position, so that every error survives the 
 from __future__ import annotations
 
 import difflib
+import json
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -56,6 +57,26 @@ class MlaasSparkError(Exception):
     """Base of all named errors; ``exit_code`` is what the command line returns."""
 
     exit_code: ClassVar[int] = 1
+
+
+def to_text(error: MlaasSparkError) -> str:
+    """An error as JSON, to cross from an executor to the driver inside another error's message."""
+    return json.dumps([type(error).__name__, error.args])
+
+
+def from_text(text: str) -> MlaasSparkError:
+    """The error that :func:`to_text` wrote; only the classes of this module can come out."""
+    name, args = json.loads(text)
+    kinds = {kind.__name__: kind for kind in all_kinds()}
+    return kinds[name](*args)
+
+
+def all_kinds() -> list[type[MlaasSparkError]]:
+    """Every error class, the base first."""
+    kinds = [MlaasSparkError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return kinds
 
 
 class ConfigError(MlaasSparkError):

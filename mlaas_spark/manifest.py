@@ -1,0 +1,424 @@
+"""A Parquet data set on disk: its manifest, its ledger of entry ranges, and the commit protocol.
+
+Layout of a folder::
+
+    manifest.json                     the newest manifest; readers trust it alone
+    _manifests/000001.json            each version, put only if absent: of two writers one wins
+    _staging/<request>/               what a job has written and not yet committed
+    _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
+    <anything>.parquet                files that the manifest lists
+
+Executors write files under unique names into the staging folder and record them in the ledger; the driver moves the
+recorded files into place and publishes the manifest last. A crash at any point leaves the old manifest valid, and a
+rerun of the same request goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlaas_spark import storage
+from mlaas_spark.errors import ChunkError
+from mlaas_spark.schema import EventSchema, buffers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mlaas_spark.plan import Plan
+
+VERSION = 1
+MANIFEST = "manifest.json"
+_VERSIONS = "_manifests"
+_STAGING = "_staging"
+
+LABEL = "__label"
+WEIGHT = "__weight"
+FEATURES = "__features"
+MASK = "__mask"
+"""Columns of chunks: float32 label and weight; in dense chunks the matrix row (4 W bytes, little-endian float32) and
+the mask row (W bits, numpy.packbits)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One Parquet file of a data set.
+
+    Attributes:
+        path: Relative to the folder.
+        rows: Events in it.
+        bytes: Size.
+        ranges: Entries it was made from: (input index, start, stop).
+        digest: SHA-256 over its values, see :func:`value_digest`.
+        chunk: Number of its chunk; 0 in a converted data set.
+        split: ``train``, ``validation`` or ``test``; "" in a converted data set.
+        labels: Events of each label.
+    """
+
+    path: str
+    rows: int
+    bytes: int
+    ranges: tuple[tuple[int, int, int], ...]
+    digest: str
+    chunk: int = 0
+    split: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The file that ``dataclasses.asdict`` wrote."""
+        path = str(content["path"])
+        if path.startswith("/") or ".." in path.split("/") or "://" in path:
+            msg = f"a manifest names the file {path!r}, which is not below its folder"
+            raise ChunkError(msg)
+        return cls(
+            **{**content, "path": path, "ranges": tuple((int(i), int(a), int(b)) for i, a, b in content["ranges"])}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file that a data set was made from, and what became of its events.
+
+    Attributes:
+        path: Where it was.
+        uuid: What identifies its content.
+        tree: Tree, "" for formats without trees.
+        entries: Entries that were read.
+        events: Entries that passed the selection.
+        label: Label of all its events, if it has one.
+        weight: Weight of all its events.
+    """
+
+    path: str
+    uuid: str
+    tree: str
+    entries: int
+    events: int
+    label: float | None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a data set is and holds.
+
+    Attributes:
+        layout: ``events`` (a converted data set), ``compact`` or ``dense`` (chunks).
+        request: Digest of inputs, config and seed: equal requests give equal data sets.
+        schema: Branches of the events.
+        inputs: Input files, in the plan's order.
+        files: Data files, sorted by (chunk, split, path).
+        keys: Identifier branches kept beside the features.
+        digests: SHA-256 of ``plan``, ``config`` and, for chunks, ``specs`` and ``transform``.
+        transform: For dense chunks the transform their features were made with.
+        version: Counts the manifests of this folder from 1.
+    """
+
+    layout: str
+    request: str
+    schema: EventSchema
+    inputs: tuple[Input, ...]
+    files: tuple[DataFile, ...]
+    keys: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    transform: Mapping[str, Any] | None = None
+    version: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Events in all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return max((file.chunk for file in self.files), default=-1) + 1
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """``entries`` read = ``events`` written + entries that failed the ``selection``."""
+        entries = sum(item.entries for item in self.inputs)
+        return {
+            "entries": entries,
+            "events": self.rows,
+            "selection": entries - sum(item.events for item in self.inputs),
+        }
+
+    def of(self, split: str, chunk: int | None = None) -> tuple[DataFile, ...]:
+        """The files of a split, of one chunk or of all."""
+        return tuple(file for file in self.files if file.split == split and chunk in {None, file.chunk} and file.rows)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Events of each split and label."""
+        totals: dict[str, dict[str, int]] = {}
+        for file in self.files:
+            for label, rows in file.labels.items():
+                of_split = totals.setdefault(file.split, {})
+                of_split[label] = of_split.get(label, 0) + rows
+        return {split: dict(sorted(labels.items())) for split, labels in sorted(totals.items())}
+
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 over schema, inputs and values: not over file names, row groups, partitions or time."""
+        inputs = [[item.uuid, item.tree, item.entries, item.events, item.label, item.weight] for item in self.inputs]
+        files = sorted([file.chunk, file.split, file.rows, sorted(file.ranges), file.digest] for file in self.files)
+        content = [self.layout, self.schema.digest(), inputs, files]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; :meth:`from_json` reads them back."""
+        return {
+            "mlaas_spark": VERSION,
+            "version": self.version,
+            "layout": self.layout,
+            "request": self.request,
+            "content_digest": self.content_digest,
+            "digests": dict(sorted(self.digests.items())),
+            "ledger": self.ledger,
+            "counts": self.counts(),
+            "keys": list(self.keys),
+            "schema": self.schema.to_json(),
+            "transform": self.transform,
+            "inputs": [asdict(item) for item in self.inputs],
+            "files": [asdict(file) for file in self.files],
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, source: str = MANIFEST) -> Self:
+        """The manifest that :meth:`to_json` wrote.
+
+        Raises:
+            ChunkError: Not a manifest, another version, or its digest does not fit its content.
+        """
+        try:
+            if content["mlaas_spark"] != VERSION:
+                msg = f"{source} has format version {content['mlaas_spark']}, this program reads {VERSION}"
+                raise ChunkError(msg)
+            manifest = cls(
+                layout=content["layout"],
+                request=content["request"],
+                schema=EventSchema.from_json(content["schema"]),
+                inputs=tuple(Input(**item) for item in content["inputs"]),
+                files=tuple(DataFile.from_json(file) for file in content["files"]),
+                keys=tuple(content["keys"]),
+                digests=content["digests"],
+                transform=content["transform"],
+                version=content["version"],
+            )
+            recorded = content["content_digest"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"{source} is no manifest of a data set: {type(error).__name__} {error}"
+            raise ChunkError(msg) from error
+        if recorded != manifest.content_digest:
+            msg = f"{source} was changed: its content digest {recorded[:12]} is not that of its content"
+            raise ChunkError(msg)
+        return manifest
+
+
+def read(folder: str) -> Manifest:
+    """The newest manifest of a data set.
+
+    Raises:
+        ChunkError: There is none, or it cannot be read.
+    """
+    url = storage.join(folder, MANIFEST)
+    try:
+        content = json.loads(storage.read_bytes(url))
+    except FileNotFoundError as error:
+        msg = f"{folder} has no {MANIFEST}: it is no data set, or the job that writes it has not finished"
+        raise ChunkError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"cannot read {url}: {error}"
+        raise ChunkError(msg) from error
+    return Manifest.from_json(content, url)
+
+
+def value_digest(events: pa.Table | pa.RecordBatch) -> str:
+    """SHA-256 over names, types and values in row order; the same however the rows are cut into batches or files."""
+    digest = hashlib.sha256()
+    for name in events.schema.names:
+        column = events.column(name)
+        column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+        digest.update(f"{name}:{column.type}:{len(column)};".encode())
+        if pa.types.is_fixed_size_binary(column.type):  # features and masks of dense chunks
+            digest.update(
+                column.buffers()[1].slice(column.offset * column.type.byte_width)[
+                    : len(column) * column.type.byte_width
+                ]
+            )
+            continue
+        values, offsets = buffers(column)
+        if offsets is not None:
+            digest.update(np.diff(offsets).astype("<i4").tobytes())
+            values = values[offsets[0] : offsets[-1]] if len(offsets) else values
+        digest.update(np.ascontiguousarray(values).data if values.dtype.isnative else values.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Where a job writes before it commits. Crosses to executors; holds names only."""
+
+    folder: str
+    request: str
+
+    @property
+    def url(self) -> str:
+        """The staging folder of this request."""
+        return storage.join(self.folder, _STAGING, self.request[:16])
+
+    def _record(self, task: str) -> str:
+        return storage.join(self.url, "ledger", f"{task}.json")
+
+    def new_file(self) -> str:
+        """A name no other attempt uses."""
+        return storage.join(self.url, f"{uuid.uuid4().hex}.parquet")
+
+    def finished(self, task: str) -> list[DataFile] | None:
+        """The staged files of a task that an earlier attempt finished; None if none did."""
+        try:
+            content = json.loads(storage.read_bytes(self._record(task)))
+        except FileNotFoundError:
+            return None
+        return [DataFile.from_json(file) for file in content]
+
+    def finish(self, task: str, files: Sequence[DataFile]) -> list[DataFile]:
+        """Record the staged files of a task; if another attempt was first, its files count and are returned."""
+        content = json.dumps([asdict(file) for file in files]).encode()
+        if storage.publish(self._record(task), content):
+            return list(files)
+        for file in files:
+            storage.remove(storage.join(self.url, file.path))
+        return self.finished(task) or list(files)
+
+
+def begin(folder: str, request: str) -> Staging | Manifest:
+    """Start to write a data set, go on with one that was begun, or return it if it is there already.
+
+    Raises:
+        ChunkError: The folder holds another data set, or something else.
+    """
+    names = storage.children(folder)
+    if MANIFEST in names:
+        present = _heal(folder, read(folder))
+        if present.request == request:
+            return present
+        msg = (
+            f"{folder} holds a data set made from other inputs, specs or config (request {present.request[:12]}, "
+            f"not {request[:12]}): choose another folder, or remove this one"
+        )
+        raise ChunkError(msg)
+    if names and _STAGING not in names:
+        msg = f"{folder} holds something else ({', '.join(names[:3])}): choose an empty or a new folder"
+        raise ChunkError(msg)
+    staging = Staging(folder, request)
+    storage.make_folder(storage.join(staging.url, "ledger"))
+    return staging
+
+
+def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile, str]]) -> Manifest:
+    """Move staged files to their final names and publish the manifest.
+
+    Args:
+        staging: Where the files are.
+        manifest: The manifest, its ``files`` empty.
+        staged: Each staged file (its path in the staging folder) and its final path in the data set.
+
+    Returns:
+        The manifest that is now in force: ours, or that of another writer of the same request who was first.
+
+    Raises:
+        ChunkError: A writer of another request was first; or a staged file is gone.
+    """
+    files = []
+    for file, path in staged:
+        source, target = storage.join(staging.url, file.path), storage.join(staging.folder, path)
+        try:
+            storage.move(source, target)
+        except FileNotFoundError as error:
+            # an earlier try may have moved it before it died
+            if not storage.exists(target):
+                msg = f"{source} is gone before its commit: run the job again"
+                raise ChunkError(msg) from error
+        files.append(replace(file, path=path))
+    complete = replace(manifest, files=tuple(sorted(files, key=lambda file: (file.chunk, file.split, file.path))))
+    content = json.dumps(complete.to_json(), indent=1).encode()
+    if not storage.publish(_version_url(staging.folder, complete.version), content):
+        first = Manifest.from_json(json.loads(storage.read_bytes(_version_url(staging.folder, complete.version))))
+        if first.request != complete.request:
+            msg = f"another job has written other data to {staging.folder} meanwhile: choose another folder"
+            raise ChunkError(msg)
+        complete, content = first, json.dumps(first.to_json(), indent=1).encode()
+    storage.write_atomic(storage.join(staging.folder, MANIFEST), content)
+    clean(staging)
+    return complete
+
+
+def clean(staging: Staging) -> None:
+    """Remove the staging folder of this request, and nothing of others."""
+    storage.remove(staging.url)
+    above = storage.join(staging.folder, _STAGING)
+    if not storage.children(above):
+        storage.remove(above)
+
+
+def check_files(folder: str, manifest: Manifest) -> None:
+    """Every listed file is there with the size and rows the manifest gives.
+
+    Raises:
+        ChunkError: One is not.
+    """
+    for file in manifest.files:
+        url = storage.join(folder, file.path)
+        if not storage.exists(url):
+            msg = f"{url} is listed in {MANIFEST} and missing"
+            raise ChunkError(msg)
+        if (size := storage.size(url)) != file.bytes:
+            msg = f"{url} has {size} bytes, {MANIFEST} says {file.bytes}"
+            raise ChunkError(msg)
+
+
+def write_parquet(events: pa.Table, url: str, row_group: int) -> int:
+    """Write events so that they decode fast (lz4, no dictionaries, whole batches a row group); bytes written."""
+    fs, path = storage.filesystem(url)
+    with fs.open(path, "wb") as stream:
+        pq.write_table(events, stream, row_group_size=row_group, compression="lz4", use_dictionary=False)
+    return storage.size(url)
+
+
+def inputs_of(plan: Plan) -> tuple[Input, ...]:
+    """The inputs a plan reads."""
+    entries = [0] * len(plan.files)
+    for r in plan.ranges:
+        entries[r.file] += r.entries
+    return tuple(
+        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight)
+        for file, read_entries, events in zip(plan.files, entries, plan.events_by_file(), strict=True)
+    )
+
+
+def request_digest(parts: Iterable[str]) -> str:
+    """One digest of several."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
+
+
+def _version_url(folder: str, version: int) -> str:
+    return storage.join(folder, _VERSIONS, f"{version:06d}.json")
+
+
+def _heal(folder: str, manifest: Manifest) -> Manifest:
+    """The newest published version: a writer may have died between publishing it and naming it in manifest.json."""
+    newest = manifest
+    while storage.exists(url := _version_url(folder, newest.version + 1)):
+        newest = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
+    if newest is not manifest:
+        storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(newest.to_json(), indent=1).encode())
+    return newest

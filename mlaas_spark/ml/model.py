@@ -1,0 +1,199 @@
+"""The user's model: ``model(idim)`` out of their file, checked before a long training, and the targets it wants."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlaas_spark.errors import ModelContractError, reason
+from mlaas_spark.usercode import UserFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+logger = logging.getLogger("mlaas_spark")
+
+_FUNCTION = "model"
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
+
+# what Keras 2 understood and Keras 3 does not, in the words of its errors, and what to write instead
+_KERAS_3 = (
+    (r"unexpected keyword argument.*'lr'|not recognized.*'lr'|\blr\b", "Keras 3 spells it learning_rate="),
+    (r"'decay'|\bdecay is deprecated", "Keras 3 takes a schedule of keras.optimizers.schedules for decay="),
+    (r"np_utils", "Keras 3 has keras.utils.to_categorical"),
+    (r"keras\.layers\.(core|normalization|advanced_activations|convolutional)", "Keras 3 has it in keras.layers"),
+    (r"keras\.optimizers\.legacy", "Keras 3 has it in keras.optimizers"),
+    (r"tensorflow\.python\.keras|keras\.engine", "Keras 3 has it in keras"),
+)
+
+# Keras' remarks on habits that MLaaS4HEP's models have and that do work; messages of keras 3, pinned
+_KNOWN_REMARKS = (
+    r"Do not pass an `input_shape`/`input_dim` argument",
+    r"You are using a softmax over axis",  # said once, in our words, by load_user_model
+)
+
+
+def load_user_model(path: str | Path, width: int, *, source_name: str | None = None, seed: int | None = None) -> Any:
+    """The compiled Keras model that the user's ``model(idim)`` gives for W columns.
+
+    Args:
+        path: The user's Python file; it is run.
+        width: W, given as ``idim``.
+        source_name: What to call the file in messages.
+        seed: Seeds Python, numpy and TensorFlow before the model is made.
+
+    Raises:
+        ModelContractError: The file cannot be run, has no function ``model``, or gives something that cannot be
+            trained on (n, W) and scored as (n, K).
+    """
+    file = UserFile.read(path, ModelContractError)
+    name = source_name or str(path)
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        msg = f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow"
+        raise ModelContractError(msg)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    with known_remarks():
+        try:
+            model = file.function(_FUNCTION, ModelContractError)(width)
+        except ModelContractError as error:
+            raise ModelContractError(f"{error}{_spelling(str(error))}") from error
+        except (Exception, SystemExit) as error:
+            msg = f"{_FUNCTION}({width}) failed: {file.explain(error)}{_spelling(str(error))}"
+            raise ModelContractError(msg) from error
+        outputs = _check(model, width, name)
+        _warn_if_constant(model, width, outputs, name)
+    return model
+
+
+def output_width(model: Any, width: int) -> int:
+    """K, the number of outputs; builds a model that was not built yet.
+
+    Raises:
+        ModelContractError: The model does not take (n, W), or does not give (n, K).
+    """
+    try:
+        with known_remarks():
+            scores = model(np.zeros((1, width), np.float32), training=False)
+    except Exception as error:
+        msg = f"it cannot take events of shape (n, {width}): {reason(error)}"
+        raise ModelContractError(msg) from error
+    shape = getattr(scores, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1:
+        kind = f"shape {tuple(shape)}" if shape is not None else f"a {type(scores).__name__}"
+        msg = f"its output for one event has {kind}, it must be (1, K): K scores an event"
+        raise ModelContractError(msg)
+    return int(shape[1])
+
+
+def encode_targets(model: Any, labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
+    """Labels as the loss of ``model`` wants them.
+
+    One output: as they are, float32 (n,). Several: class numbers, int32 (n,), for a sparse loss, else one-hot,
+    float32 (n, n_classes), as MLaaS4HEP does.
+    """
+    if n_classes == 1:
+        return np.asarray(labels, np.float32)
+    numbers = np.asarray(labels).astype(np.int32)
+    if "sparse" in loss_name(model):
+        return numbers
+    hot = np.zeros((len(numbers), n_classes), np.float32)
+    hot[np.arange(len(numbers)), numbers] = 1.0
+    return hot
+
+
+def check_labels(model: Any, labels: Iterable[float], n_classes: int) -> None:
+    """The labels can be targets of a model with ``n_classes`` outputs.
+
+    Raises:
+        ModelContractError: They cannot.
+    """
+    found = sorted(set(labels))
+    shown = ", ".join(f"{label:g}" for label in found[:8])
+    if n_classes == 1:
+        if loss_name(model) in _BINARY_LOSSES and (found[0] < 0 or found[-1] > 1):
+            msg = f"the labels are {shown}, a model of one output with {loss_name(model)} takes labels from 0 to 1"
+            raise ModelContractError(msg)
+        return
+    if any(label != int(label) or not 0 <= label < n_classes for label in found):
+        msg = f"the labels are {shown}, a model of {n_classes} outputs takes the labels 0 to {n_classes - 1}"
+        raise ModelContractError(msg)
+
+
+def label_counts(counts: Mapping[str, int]) -> dict[float, int]:
+    """Events of each label of a manifest, as numbers."""
+    return {float(label): events for label, events in counts.items() if events}
+
+
+def loss_name(model: Any) -> str:
+    """Name of the loss in snake case, "" if it has none."""
+    loss = getattr(model, "loss", None)
+    if loss is None:
+        return ""
+    if not isinstance(loss, str):
+        loss = getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(loss)).lower()
+
+
+@contextmanager
+def known_remarks() -> Iterator[None]:
+    """Without Keras' remarks on what MLaaS4HEP's models do and what works."""
+    with warnings.catch_warnings():
+        for message in _KNOWN_REMARKS:
+            warnings.filterwarnings("ignore", message, UserWarning)
+        yield
+
+
+def _check(model: Any, width: int, name: str) -> int:
+    """K of a model that keeps the contract."""
+    import keras
+
+    if not isinstance(model, keras.Model):
+        msg = f"{_FUNCTION}({width}) of {name} returned a {type(model).__name__}, not a Keras model"
+        raise ModelContractError(msg)
+    if not model.compiled:
+        msg = f"the model of {name} is not compiled: call model.compile(loss=..., optimizer=...) before returning it"
+        raise ModelContractError(msg)
+    inputs = getattr(model, "inputs", None)
+    if inputs:
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] not in {None, width}:
+            msg = (
+                f"the model of {name} takes input of shape {', '.join(map(str, shapes))}, the events have W = {width} "
+                f"columns, shape (None, {width}): use the argument of {_FUNCTION}(idim) as its input width"
+            )
+            raise ModelContractError(msg)
+    try:
+        outputs = output_width(model, width)
+    except ModelContractError as error:
+        msg = f"the model of {name} does not fit: {error}"
+        raise ModelContractError(msg) from error
+    if not model.trainable_weights:
+        msg = f"the model of {name} has no weights to train"
+        raise ModelContractError(msg)
+    return outputs
+
+
+def _warn_if_constant(model: Any, width: int, outputs: int, name: str) -> None:
+    """Softmax over one output is 1 for every event: say so, once."""
+    if outputs != 1:
+        return
+    events = np.random.default_rng(0).normal(size=(16, width)).astype(np.float32)
+    if (np.asarray(model(events, training=False)) == 1.0).all():
+        logger.warning(
+            "the model of %s ends in softmax on one output, which is always 1: it cannot learn; use sigmoid", name
+        )
+
+
+def _spelling(text: str) -> str:
+    return next((f"; {advice}" for pattern, advice in _KERAS_3 if re.search(pattern, text)), "")

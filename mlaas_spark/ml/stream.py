@@ -1,0 +1,315 @@
+"""Stream of a chunk data set: training batches in a known order, to Python and to TensorFlow. No row-wise path."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from mlaas_spark import manifest as manifests
+from mlaas_spark import storage
+from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, hint
+from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest
+from mlaas_spark.transform import FeatureTransform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+_PREFETCH = 2  # batches that tf.data has ready
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events as training takes them.
+
+    Attributes:
+        matrix: float32, shape (n, W).
+        mask: uint8, shape (n, W); 1 = real value, 0 = padding or missing.
+        label: float32, shape (n,).
+        weight: float32, shape (n,).
+    """
+
+    matrix: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: slice | npt.NDArray[np.int64]) -> Batch:
+        """Some of the events; a slice copies nothing."""
+        return Batch(self.matrix[rows], self.mask[rows], self.label[rows], self.weight[rows])
+
+    @classmethod
+    def join(cls, parts: Iterable[Batch]) -> Self:
+        """The events of all parts; at least one part."""
+        batches = list(parts)
+        return cls(
+            np.concatenate([batch.matrix for batch in batches]),
+            np.concatenate([batch.mask for batch in batches]),
+            np.concatenate([batch.label for batch in batches]),
+            np.concatenate([batch.weight for batch in batches]),
+        )
+
+
+@dataclass(frozen=True)
+class ChunkStream:
+    """A chunk data set as it is given to training.
+
+    Attributes:
+        folder: The data set.
+        manifest: Its manifest.
+        transform: From events to the feature matrix.
+        batch_size: Events in a batch; only the last batch of a pass may have fewer.
+        threads: Threads that read and transform. The order of events does not depend on them.
+    """
+
+    folder: str
+    manifest: Manifest
+    transform: FeatureTransform
+    batch_size: int
+    threads: int = 2
+
+    @classmethod
+    def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2) -> Self:
+        """The chunk data set in ``folder``, its files checked against the manifest.
+
+        Raises:
+            ChunkError: No manifest, no chunks, files missing or changed, or metadata that petastorm would unpickle.
+            SpecsMismatchError: Dense chunks that another transform made; compact chunks without a branch it needs.
+        """
+        manifest = manifests.read(folder)
+        if manifest.layout not in {"compact", "dense"}:
+            msg = f"{folder} holds {manifest.layout}, not chunks: make them with mlaas-spark chunks"
+            raise ChunkError(msg)
+        manifests.check_files(folder, manifest)
+        _check_not_planted(folder, manifest)
+        _check_transform(folder, manifest, transform)
+        return cls(folder, manifest, transform, batch_size, threads)
+
+    @property
+    def width(self) -> int:
+        """W, the number of columns."""
+        return self.transform.width
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some event may have a weight other than 1."""
+        return any(item.weight != 1.0 for item in self.manifest.inputs)
+
+    def events(self, split: str, chunk: int | None = None) -> int:
+        """Events of a split, in one chunk or in all."""
+        return sum(file.rows for file in self.manifest.of(split, chunk))
+
+    def batches(
+        self, split: str, *, chunk: int | None = None, seed: int | None = None, epoch: int = 0
+    ) -> Iterator[Batch]:
+        """Every event of the split (or of one of its chunks) once, in batches of ``batch_size``.
+
+        Without a seed in the manifest's order. With one, files are in an order that depends on (seed, epoch) alone,
+        and so are the events within each row group.
+
+        Raises:
+            ChunkError: A file cannot be read, has lost events, or has weights that the manifest does not know of.
+        """
+        files = self.manifest.of(split, chunk)
+        order = range(len(files)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(files))
+        order = [int(index) for index in order]
+        shuffle = None if seed is None else (seed, epoch)
+        with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as row_groups:
+            seen = 0
+            for batch in _cut(row_groups, self.batch_size):
+                seen += len(batch)
+                if not self.weighted and not (batch.weight == 1.0).all():
+                    msg = f"{self.folder} has events with a weight other than 1, its manifest says that all are 1"
+                    raise ChunkError(msg)
+                yield batch
+        if seen != (expected := self.events(split, chunk)):
+            msg = f"{self.folder}: {seen} {split} events were read, the manifest says {expected}"
+            raise ChunkError(msg)
+
+    def arrays(self, split: str, chunk: int) -> Batch:
+        """All events of a split in one chunk, in the manifest's order; raises as :meth:`batches`."""
+        n, width = self.events(split, chunk), self.width
+        whole = Batch(
+            np.empty((n, width), np.float32),
+            np.empty((n, width), np.uint8),
+            np.empty(n, np.float32),
+            np.empty(n, np.float32),
+        )
+        start = 0
+        for batch in self.batches(split, chunk=chunk):
+            part = whole.take(slice(start, start + len(batch)))
+            part.matrix[:], part.mask[:], part.label[:], part.weight[:] = (
+                batch.matrix,
+                batch.mask,
+                batch.label,
+                batch.weight,
+            )
+            start += len(batch)
+        return whole
+
+    def dataset(
+        self,
+        split: str,
+        *,
+        seed: int | None = None,
+        targets: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]] = np.asarray,
+        failures: list[MlaasSparkError] | None = None,
+    ) -> Any:
+        """A ``tf.data.Dataset`` of (x, y) batches, or (x, y, weight) if the chunks have weights.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            seed: As in :meth:`batches`; each new iterator of the data set is the next epoch.
+            targets: What the model wants of labels.
+            failures: Errors of the stream are put here: TensorFlow passes on their text alone.
+        """
+        import tensorflow as tf
+
+        epochs = itertools.count()
+
+        def one_epoch() -> Iterator[tuple[npt.NDArray[Any], ...]]:
+            try:
+                with closing(self.batches(split, seed=seed, epoch=next(epochs))) as batches:  # type: ignore[type-var]
+                    for batch in batches:
+                        pair = (batch.matrix, targets(batch.label))
+                        yield (*pair, batch.weight) if self.weighted else pair
+            except MlaasSparkError as error:
+                if failures is not None:
+                    failures.append(error)
+                raise
+
+        example = targets(np.zeros(1, np.float32))
+        signature = [
+            tf.TensorSpec((None, self.width), tf.float32),
+            tf.TensorSpec((None, *example.shape[1:]), tf.as_dtype(example.dtype)),
+            tf.TensorSpec((None,), tf.float32),
+        ]
+        length = math.ceil(self.events(split) / self.batch_size)
+        return (
+            tf.data.Dataset.from_generator(one_epoch, output_signature=tuple(signature[: 3 if self.weighted else 2]))
+            .apply(tf.data.experimental.assert_cardinality(length))
+            .prefetch(_PREFETCH)
+        )
+
+    def _row_groups(
+        self, paths: list[str], numbers: list[int], shuffle: tuple[int, int] | None
+    ) -> Iterator[Batch]:
+        """The row groups of files, whose numbers in the manifest's order seed the order of their events."""
+        from mlaas_spark.ml._petastorm import read_row_groups
+
+        filesystem, _ = storage.filesystem(self.folder)
+        columns = [FEATURES, MASK] if self.manifest.layout == "dense" else list(self.transform.layout.branches)
+        decode = _dense if self.manifest.layout == "dense" else _compact
+
+        def one_row_group(events: pa.RecordBatch, file: int, row_group: int) -> Batch:
+            batch = decode(events, self.transform)
+            if shuffle is None:
+                return batch
+            return batch.take(np.random.default_rng([*shuffle, numbers[file], row_group]).permutation(len(batch)))
+
+        return read_row_groups(
+            filesystem,
+            [storage.filesystem(storage.join(self.folder, path))[1] for path in paths],
+            [*columns, LABEL, WEIGHT],
+            one_row_group,
+            self.threads,
+        )
+
+
+def _check_not_planted(folder: str, manifest: Manifest) -> None:
+    """Nothing that petastorm would unpickle lies beside or in the files."""
+    from mlaas_spark.ml._petastorm import PLANTED_FILES, check_footer
+
+    filesystem, _ = storage.filesystem(folder)
+    for place in sorted({folder, *(storage.join(folder, file.path).rsplit("/", 1)[0] for file in manifest.files)}):
+        if planted := sorted(PLANTED_FILES.intersection(storage.children(place))):
+            msg = f"{place} has a file {planted[0]}, which could run code when petastorm reads it: remove it"
+            raise ChunkError(msg)
+    for file in manifest.files:
+        url = storage.join(folder, file.path)
+        rows = check_footer(filesystem, storage.filesystem(url)[1])
+        if rows != file.rows:
+            msg = f"{url} has {rows} events, the manifest says {file.rows}"
+            raise ChunkError(msg)
+
+
+def _check_transform(folder: str, manifest: Manifest, transform: FeatureTransform) -> None:
+    """The transform fits the chunks."""
+    if manifest.layout == "dense":
+        if manifest.transform is None or FeatureTransform.from_json(manifest.transform) != transform:
+            msg = f"the dense chunks in {folder} were made with other specs or feature settings: make them again"
+            raise SpecsMismatchError(msg)
+        return
+    jagged = dict(zip(transform.layout.branches, transform.jagged, strict=True))
+    for name, is_jagged in jagged.items():
+        if name not in manifest.schema:
+            msg = f"the specs have a branch {name!r}, the chunks in {folder} lack it{hint(name, manifest.schema.names)}"
+            raise SpecsMismatchError(msg)
+        if manifest.schema[name].jagged != is_jagged:
+            kinds = ("jagged", "flat") if is_jagged else ("flat", "jagged")
+            msg = f"branch {name!r} is {kinds[0]} in the specs, {kinds[1]} in the chunks in {folder}"
+            raise SpecsMismatchError(msg)
+
+
+def _compact(events: pa.RecordBatch, transform: FeatureTransform) -> Batch:
+    """Normalise, pad and mask branches."""
+    features = transform.matrix(events)
+    return Batch(features.matrix, features.mask, _numbers(events, LABEL), _numbers(events, WEIGHT))
+
+
+def _dense(events: pa.RecordBatch, transform: FeatureTransform) -> Batch:
+    """Unpack matrix and mask that were made when the chunks were written."""
+    width = transform.width
+    matrix = _fixed_rows(events, FEATURES, 4 * width).view("<f4").astype(np.float32, copy=False)
+    mask = np.unpackbits(_fixed_rows(events, MASK, math.ceil(width / 8)), axis=1, count=width)
+    return Batch(matrix, mask, _numbers(events, LABEL), _numbers(events, WEIGHT))
+
+
+def _numbers(events: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:
+    column = _column(events, name)
+    numbers: npt.NDArray[np.float32] = column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return numbers
+
+
+def _fixed_rows(events: pa.RecordBatch, name: str, length: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a fixed-size binary column, shape (n, length), not copied."""
+    column = _column(events, name)
+    if not pa.types.is_fixed_size_binary(column.type) or column.type.byte_width != length:
+        msg = f"column {name} is {column.type}, not {length} bytes an event"
+        raise ChunkError(msg)
+    data = np.frombuffer(column.buffers()[1], np.uint8, len(column) * length, column.offset * length)
+    return data.reshape(len(column), length)
+
+
+def _column(events: pa.RecordBatch, name: str) -> pa.Array:
+    if name not in events.schema.names or events.column(name).null_count:
+        msg = f"column {name} is missing or has missing values: these are no chunks of ours"
+        raise ChunkError(msg)
+    return events.column(name)
+
+
+def _cut(row_groups: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Batches of ``size`` events from row groups; only where a batch spans two of them is it copied."""
+    waiting: list[Batch] = []
+    missing = size
+    for row_group in row_groups:
+        start = 0
+        while len(row_group) - start >= missing:
+            part = row_group.take(slice(start, start + missing))
+            yield Batch.join([*waiting, part]) if waiting else part
+            waiting, start, missing = [], start + missing, size
+        if start < len(row_group):
+            waiting.append(row_group.take(slice(start, len(row_group))))
+            missing -= len(row_group) - start
+    if waiting:
+        yield Batch.join(waiting)

@@ -1,0 +1,259 @@
+"""ROOT files through uproot: one header -> schema and clusters, one entry range -> one Arrow batch. No Spark.
+
+The only module that imports uproot. Whatever uproot raises leaves here as an error that names file, tree and entries.
+"""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import struct
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import awkward as ak
+import cramjam
+import numpy as np
+import pyarrow as pa
+import uproot
+
+from mlaas_spark import storage
+from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
+from mlaas_spark.schema import ENTRY, FILE, NUMERIC, Branch, EventSchema, Omitted, column_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_log = logging.getLogger(__name__)
+
+# What uproot, its decompressors and the file layer raise on damaged input; uproot has no common base class.
+_FAILURES = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    cramjam.DecompressionError,
+    uproot.deserialization.DeserializationError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        path: The file.
+        tree: The tree that was opened.
+        uuid: The file's uuid, hexadecimal.
+        entries: Entries in the tree.
+        boundaries: Entry numbers where clusters begin, and the end.
+        schema: Its branches.
+    """
+
+    path: str
+    tree: str
+    uuid: str
+    entries: int
+    boundaries: tuple[int, ...]
+    schema: EventSchema
+
+
+def read_header(path: str, tree: str | None = None) -> Header:
+    """Schema, entries and clusters of a tree; reads no events.
+
+    Args:
+        path: Local path or URL.
+        tree: Name of the tree; None for the only one.
+
+    Raises:
+        TreeNotFoundError: No such tree, or several and none named.
+        UnreadableInputError: The file cannot be opened or is damaged.
+    """
+    with _open(path) as file:
+        name = _tree_name(file, path, tree)
+        with _named(path, name):
+            opened = file[name]
+            entries = int(opened.num_entries)
+            return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
+
+
+def trees(path: str) -> dict[str, int]:
+    """Trees in a file and their entries; of several cycles the newest.
+
+    Raises:
+        UnreadableInputError: The file cannot be opened or is damaged.
+    """
+    with _open(path) as file, _named(path, None):
+        return {name: int(file[name].num_entries) for name in _tree_names(file)}
+
+
+def read_ranges(
+    path: str,
+    tree: str,
+    schema: EventSchema,
+    ranges: Sequence[tuple[int, int]],
+    file_index: int,
+    uuid: str | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """One batch for each entry range [start, stop): the branches of ``schema``, file index and entry number.
+
+    The file is opened once.
+
+    Raises:
+        BranchNotFoundError: A branch of the schema is not in the tree.
+        UnreadableInputError: The entries cannot be read, or the file is not the one with ``uuid``.
+    """
+    with _open(path) as file:
+        if uuid is not None and file.file.uuid.hex != uuid:
+            raise UnreadableInputError(
+                path, f"it was replaced since it was planned (uuid {file.file.uuid.hex}, not {uuid})", tree
+            )
+        with _named(path, tree):
+            opened = file[tree]
+            present = set(opened.keys(recursive=True))
+        if missing := [branch.source for branch in schema.branches if branch.source not in present]:
+            raise BranchNotFoundError(missing[0], present, f"tree {tree} of {path}")
+        for start, stop in ranges:
+            with _named(path, tree, (start, stop)):
+                yield _read(opened, schema, start, stop, file_index)
+
+
+def _read(tree: Any, schema: EventSchema, start: int, stop: int, file_index: int) -> pa.RecordBatch:
+    sources = [branch.source for branch in schema.branches]
+    arrays = tree.arrays(sources, entry_start=start, entry_stop=stop, how=dict) if sources else {}
+    columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
+    columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
+    columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
+    return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+
+
+def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
+    """An awkward array as the column type of its branch; no copy where the buffers fit."""
+    if len(array) != entries:
+        msg = f"branch {branch.name!r} has {len(array)} values for {entries} entries"
+        raise ValueError(msg)
+    column = ak.to_arrow(array, list_to32=True, extensionarray=False)
+    if branch.jagged:
+        if pa.types.is_fixed_size_list(column.type):
+            column = column.cast(pa.list_(column.type.value_type))
+        # named and nullable as everywhere else, whatever awkward says of its content
+        column = pa.ListArray.from_arrays(column.offsets, column.values)
+    return column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
+
+
+def _schema(tree: Any) -> EventSchema:
+    branches, omitted = [], []
+    for source, branch in tree.items(recursive=True):
+        kind = _kind(branch)
+        if isinstance(kind, str):
+            omitted.append(Omitted(source, kind))
+        else:
+            dtype, jagged = kind
+            branches.append(Branch(column_name(source), source, dtype, jagged))
+    return EventSchema.of(branches, omitted)
+
+
+def _kind(branch: Any) -> tuple[str, bool] | str:
+    """(numpy type, jagged) of a branch, or the reason it cannot be a feature."""
+    if len(getattr(branch, "branches", ())):
+        return "a group of branches; its members are branches of their own"
+    try:
+        form = _form(branch)
+    except _FAILURES as error:
+        return f"uproot cannot read its type ({reason(error)})"
+    return _kind_of_form(form)
+
+
+def _form(branch: Any) -> ak.forms.Form:
+    """Awkward form of a TTree's branch or an RNTuple's field."""
+    if hasattr(branch, "interpretation"):
+        return branch.interpretation.awkward_form(branch.file)
+    record, _ = branch.to_akform()
+    return record.contents[0] if record.is_record else record
+
+
+def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
+    jagged = False
+    if form.parameter("__array__") == "string":
+        return "strings are not numbers"
+    if form.is_list:
+        jagged, form = True, form.content
+        if form.parameter("__array__") in {"char", "byte", "string"}:
+            return "strings are not numbers"
+    if form.is_list:
+        return "nested lists (more than one jagged dimension)"
+    if not form.is_numpy:
+        return f"objects of type {form.type}"
+    if getattr(form, "inner_shape", ()):
+        if jagged or len(form.inner_shape) > 1:
+            return "nested lists (more than one dimension)"
+        jagged = True
+    dtype = form.primitive
+    return (dtype, jagged) if dtype in NUMERIC else f"values of type {dtype}"
+
+
+def _clusters(tree: Any, entries: int) -> tuple[int, ...]:
+    """Entries where baskets of all branches begin together, and the end.
+
+    TTree does not keep its clusters where uproot reads them; the baskets' common boundaries are the same thing.
+    """
+    if hasattr(tree, "common_entry_offsets"):
+        edges = {int(edge) for edge in tree.common_entry_offsets()}
+    else:
+        edges = {int(cluster.num_first_entry) for cluster in tree.cluster_summaries}
+    return tuple(sorted({0, entries} | {edge for edge in edges if 0 < edge < entries}))
+
+
+def _tree_names(file: Any) -> list[str]:
+    kinds = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+    return list(file.keys(recursive=True, cycle=False, filter_classname=lambda kind: kind in kinds))
+
+
+def _tree_name(file: Any, path: str, tree: str | None) -> str:
+    with _named(path, tree):
+        names = tuple(dict.fromkeys(_tree_names(file)))
+    if tree is None and len(names) == 1:
+        return names[0]
+    if tree is None or tree not in names:
+        raise TreeNotFoundError(tree or "", path, names)
+    return tree
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
+    if "://" not in path and storage.exists(path) and not storage.size(path):
+        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+    with _named(path, None):
+        file = uproot.open(path)
+    with file:
+        yield file
+
+
+@contextmanager
+def _named(path: str, tree: str | None, entries: tuple[int, int] | None = None) -> Iterator[None]:
+    """Attach the place to whatever the layer below raises."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnreadableInputError(path, "no such file", tree, entries) from error
+    except _FAILURES as error:
+        _log.debug("reading %s failed", path, exc_info=error)
+        why = (
+            "it is not a ROOT file"
+            if "not a ROOT file" in str(error)
+            else f"it is damaged or cut short ({reason(error)})"
+        )
+        raise UnreadableInputError(path, why, tree, entries) from error

@@ -1,0 +1,217 @@
+"""Event schema: which branches there are, flat or jagged, of which type, and which are left out and why. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from mlaas_spark.errors import BranchNotFoundError, SpecsError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+FILE = "__file"
+ENTRY = "__entry"
+"""Columns beside the branches: index of the file in the plan (int32), entry number in it (int64)."""
+
+NUMERIC = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
+"""numpy names of the types a branch may have."""
+
+
+def column_name(branch: str) -> str:
+    """Name of a branch's column: ``.`` and ``/`` of the file's name replaced by ``_``."""
+    return branch.replace(".", "_").replace("/", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch that can be read: its column name, its name in the file, numpy type of a value, flat or jagged."""
+
+    name: str
+    source: str
+    dtype: str
+    jagged: bool
+
+    def __post_init__(self) -> None:
+        if self.dtype not in NUMERIC:
+            msg = f"branch {self.name!r}: {self.dtype} is not a numeric type"
+            raise SpecsError(msg)
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type of its column: a number, or a list of numbers."""
+        value = pa.bool_() if self.dtype == "bool" else pa.from_numpy_dtype(self.dtype)
+        return pa.list_(value) if self.jagged else value
+
+    @property
+    def describes(self) -> str:
+        """``float32`` or ``list<float32>``, for messages."""
+        return f"list<{self.dtype}>" if self.jagged else self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """A branch that is in the file and not in the schema, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventSchema:
+    """Branches sorted by name, and those left out."""
+
+    branches: tuple[Branch, ...]
+    omitted: tuple[Omitted, ...] = ()
+
+    @classmethod
+    def of(cls, branches: Iterable[Branch], omitted: Iterable[Omitted] = ()) -> Self:
+        """Sort; of two branches with one column name the second is left out, by name."""
+        kept: dict[str, Branch] = {}
+        left_out = list(omitted)
+        for branch in sorted(branches, key=lambda branch: (branch.name, branch.source)):
+            if branch.name in kept:
+                left_out.append(
+                    Omitted(branch.source, f"its column name {branch.name!r} is taken by {kept[branch.name].source!r}")
+                )
+            else:
+                kept[branch.name] = branch
+        return cls(tuple(kept.values()), tuple(sorted(left_out, key=lambda branch: (branch.name, branch.reason))))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names of all branches."""
+        return tuple(branch.name for branch in self.branches)
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """Column names of the flat branches."""
+        return tuple(branch.name for branch in self.branches if not branch.jagged)
+
+    @property
+    def jagged(self) -> tuple[str, ...]:
+        """Column names of the jagged branches."""
+        return tuple(branch.name for branch in self.branches if branch.jagged)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Branch:
+        for branch in self.branches:
+            if branch.name == name:
+                return branch
+        raise BranchNotFoundError(name, self.names, "the schema")
+
+    def keep(self, names: Collection[str]) -> Self:
+        """The same schema with only the named branches; the others are not listed as left out."""
+        wanted = frozenset(names)
+        return type(self)(tuple(branch for branch in self.branches if branch.name in wanted), self.omitted)
+
+    def select(self, branches: Sequence[str] = (), exclude: Sequence[str] = (), where: str = "the input") -> Self:
+        """The branches that match a glob of ``branches`` (all, if none is given) and none of ``exclude``.
+
+        Patterns match the column name or the name in the file.
+
+        Raises:
+            BranchNotFoundError: A pattern of ``branches``, or a plain name of ``exclude``, matches nothing.
+        """
+        chosen = (
+            {name for pattern in branches for name in self._matching(pattern, where)} if branches else set(self.names)
+        )
+        for pattern in exclude:
+            chosen -= set(self._matching(pattern, where))
+        left_out = (Omitted(name, "excluded by --branches or --exclude") for name in self.names if name not in chosen)
+        return type(self).of((branch for branch in self.branches if branch.name in chosen), (*self.omitted, *left_out))
+
+    def _matching(self, pattern: str, where: str) -> list[str]:
+        found = [b.name for b in self.branches if fnmatchcase(b.name, pattern) or fnmatchcase(b.source, pattern)]
+        if not found and pattern != "*" and not any(fnmatchcase(omitted.name, pattern) for omitted in self.omitted):
+            raise BranchNotFoundError(pattern, self.names, where)
+        return found
+
+    def arrow(self) -> pa.Schema:
+        """Arrow schema of the events: the branches, then file index and entry number."""
+        fields = [pa.field(branch.name, branch.arrow_type) for branch in self.branches]
+        return pa.schema([*fields, pa.field(FILE, pa.int32()), pa.field(ENTRY, pa.int64())])
+
+    def digest(self) -> str:
+        """SHA-256 over names and types."""
+        return hashlib.sha256(json.dumps([asdict(branch) for branch in self.branches]).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; :meth:`from_json` reads them back."""
+        return {
+            "branches": [asdict(branch) for branch in self.branches],
+            "omitted": [asdict(branch) for branch in self.omitted],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The schema that :meth:`to_json` wrote."""
+        return cls(
+            tuple(Branch(**branch) for branch in content["branches"]),
+            tuple(Omitted(**branch) for branch in content["omitted"]),
+        )
+
+
+def buffers(column: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
+    """Values of a column and, if it is jagged, the offsets into them, shape (n + 1,), not always starting at 0.
+
+    A missing number is NaN; a missing list is empty.
+    """
+    if not pa.types.is_list(column.type):
+        return _numbers(column), None
+    if column.null_count:
+        column = column.fill_null([])
+    return _numbers(column.values), column.offsets.to_numpy()
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    if array.null_count:
+        array = array.cast(pa.float64()).fill_null(float("nan"))
+    numbers: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def common(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
+    """The one schema of several files, given as (path, schema).
+
+    Raises:
+        SpecsError: A branch that one file has and another lacks, or has with another type; both files are named.
+    """
+    (first_path, first), *others = schemas
+    for path, schema in others:
+        for name in sorted(set(first.names) ^ set(schema.names)):
+            has, lacks = (first_path, path) if name in first else (path, first_path)
+            msg = f"branch {name!r} is in {has} but not in {lacks}: leave it out with --exclude {name}"
+            raise SpecsError(msg)
+        for branch in first.branches:
+            if (other := schema[branch.name]).arrow_type != branch.arrow_type:
+                msg = (
+                    f"branch {branch.name!r} is {branch.describes} in {first_path} but {other.describes} in {path}: "
+                    f"leave it out with --exclude {branch.name}"
+                )
+                raise SpecsError(msg)
+    omitted = {(item.name, item.reason): item for _, schema in schemas for item in schema.omitted}
+    return EventSchema.of(first.branches, omitted.values())

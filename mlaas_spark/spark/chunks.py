@@ -1,0 +1,347 @@
+"""Chunk data sets: events mixed in proportion to the files, shuffled by seed, split by event hash, committed once.
+
+Each range is read once. Its events go to the parts they belong to as Arrow buffers, one blob a range and part, through
+Spark's shuffle; a part is put in order and written by one task. Rows never cross to the JVM one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from mlaas_spark import mixing, storage
+from mlaas_spark.errors import ChunkError, ConfigError, SpecsMismatchError
+from mlaas_spark.manifest import (
+    FEATURES,
+    LABEL,
+    MASK,
+    WEIGHT,
+    DataFile,
+    Manifest,
+    Staging,
+    begin,
+    commit,
+    inputs_of,
+    request_digest,
+    value_digest,
+    write_parquet,
+)
+from mlaas_spark.schema import ENTRY, FILE
+from mlaas_spark.spark.features import features
+from mlaas_spark.spark.session import received, sent_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+    from pyspark.sql import SparkSession
+
+    from mlaas_spark.config import ChunkConfig
+    from mlaas_spark.plan import Plan
+    from mlaas_spark.selection import Expression
+    from mlaas_spark.spark.ingest import Events, RangeBatch
+    from mlaas_spark.transform import FeatureTransform
+
+_log = logging.getLogger(__name__)
+
+_PART_EVENTS = 50_000  # events of a file of a chunk of 'all': what one task holds in memory
+_ROW_GROUP_EVENTS = 8_192
+_BLOBS_PER_BATCH = 64
+_BLOB = pa.schema([("part", pa.int32()), ("file", pa.int32()), ("start", pa.int64()), ("events", pa.binary())])
+_DONE = pa.schema([("part", pa.int32())])
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """What a chunk data set is made of, beside the events.
+
+    Attributes:
+        config: Size, layout, seed, split.
+        transform: Features; its branches are the ones that are kept.
+        keys: Identifier branches, kept beside the features.
+        label: Expression of the label, None where each file has its own.
+        batch_size: Training batch; row groups hold whole ones.
+        specs_digest: Digest of the specs the transform comes from.
+    """
+
+    config: ChunkConfig
+    transform: FeatureTransform
+    keys: tuple[str, ...]
+    label: Expression | None
+    batch_size: int
+    specs_digest: str
+
+    def digest(self, plan: Plan) -> str:
+        """Equal digests give equal chunks."""
+        return request_digest(
+            [
+                plan.digest(),
+                self.config.model_dump_json(exclude={"folder"}),
+                self.transform.digest(),
+                ",".join(self.keys),
+                self.label.text if self.label else "",
+                str(self.batch_size),
+            ]
+        )
+
+
+def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
+    """Write the chunks of the events to ``folder`` and return the manifest; chunks that are there already are kept.
+
+    Raises:
+        ConfigError: Neither files nor an expression give a label.
+        ChunkError: The folder holds other chunks or something else.
+    """
+    _check_labels(events.plan, request)
+    selection = events.selection.text if events.selection else ""
+    staging = begin(folder, request_digest([request.digest(events.plan), selection]))
+    if isinstance(staging, Manifest):
+        _log.info("%s holds these chunks already", folder)
+        return staging
+    counted = events.counted()
+    staged = _write(counted, request, staging)
+    size = request.config.size
+    manifest = Manifest(
+        layout=request.config.layout,
+        request=staging.request,
+        schema=events.plan.schema.keep({*request.transform.layout.branches, *request.keys}),
+        inputs=inputs_of(counted.plan),
+        files=(),
+        keys=request.keys,
+        digests={
+            "plan": events.plan.digest(),
+            "specs": request.specs_digest,
+            "transform": request.transform.digest(),
+            "config": request_digest([request.config.model_dump_json(exclude={"folder"})]),
+        },
+        transform=request.transform.to_json() if request.config.layout == "dense" else None,
+    )
+    final = []
+    for part, file in staged:
+        chunk = 0 if size == "all" else part
+        final.append((replace(file, chunk=chunk), f"{file.split}/{part:06d}-{file.digest[:16]}.parquet"))
+    return commit(staging, manifest, final)
+
+
+def _check_labels(plan: Plan, request: ChunkRequest) -> None:
+    unlabelled = [file.path for file in plan.files if file.label is None]
+    if request.label is None and unlabelled:
+        msg = (
+            f"no label for {unlabelled[0]}{' and others' if len(unlabelled) > 1 else ''}: give each group a label, "
+            "or input.label as a branch or an expression"
+        )
+        raise ConfigError(msg)
+    if request.label is not None and (both := set(request.label.branches) & set(request.transform.layout.branches)):
+        msg = f"branches {sorted(both)} make the label and are features too: the model would read the answer"
+        raise SpecsMismatchError(msg)
+
+
+def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tuple[int, DataFile]]:
+    """Run the two stages; the staged files of each part."""
+    # blobs are megabytes, not rows: few of them make an Arrow batch
+    session = events.spark.newSession()
+    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(_BLOBS_PER_BATCH))
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    counts = mixing.chunk_counts(events.plan.events_by_file(), _part_size(request.config))
+    done = {part: files for part in range(len(counts)) if (files := staging.finished(_task(part))) is not None}
+    missing = sorted(set(range(len(counts))) - set(done))
+    if missing:
+        kept = [*request.transform.layout.branches, *request.keys]
+        needed = {*kept, *(request.label.branches if request.label else ())}
+        blobs = replace(events.reading(needed), spark=session).map_ranges(
+            _scatter(events.plan, counts, request, kept, frozenset(missing)), from_arrow_schema(_BLOB)
+        )
+        parts = blobs.repartition(len(missing), "part").sortWithinPartitions("part", "file", "start")
+        writing = parts.mapInArrow(_gather(events.plan, request, staging), from_arrow_schema(_DONE))
+        with received():
+            writing.collect()
+        done.update({part: staging.finished(_task(part)) or [] for part in missing})
+    staged = [(part, file) for part in sorted(done) for file in done[part]]
+    return staged if request.config.layout == "compact" else _densified(session, staged, request, staging)
+
+
+def _densified(
+    session: SparkSession, staged: list[tuple[int, DataFile]], request: ChunkRequest, staging: Staging
+) -> list[tuple[int, DataFile]]:
+    """Each staged compact file as a dense one, its features made by the pandas UDF; one task a file, rows in order."""
+    tasks = {file.path: f"dense-{part:06d}-{file.split}" for part, file in staged}
+    compact = {file.path: file for _, file in staged}
+    missing = [path for path, task in tasks.items() if staging.finished(task) is None]
+    if missing:
+        # an opening cost as high as the size of a partition gives each file a partition of its own, unsplit
+        session.conf.set("spark.sql.files.maxPartitionBytes", str(2**40))
+        session.conf.set("spark.sql.files.openCostInBytes", str(2**40))
+        session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(_ROW_GROUP_EVENTS))
+        kept = [*request.keys, FILE, ENTRY, LABEL, WEIGHT]
+        rows = session.read.parquet(*(storage.join(staging.url, path) for path in missing)).select(
+            features(request.transform).alias("made"), *kept, F.col("_metadata.file_name").alias("name")
+        )
+        writing = rows.select("made.features", "made.mask", *kept, "name").mapInArrow(
+            _dense_writer(compact, tasks, request, staging), from_arrow_schema(_DONE)
+        )
+        with received():
+            writing.collect()
+    return [(part, dense) for part, file in staged for dense in staging.finished(tasks[file.path]) or []]
+
+
+def _dense_writer(
+    compact: dict[str, DataFile], tasks: dict[str, str], request: ChunkRequest, staging: Staging
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    width = request.transform.width
+    kinds = {FEATURES: pa.binary(4 * width), MASK: pa.binary((width + 7) // 8)}
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with sent_home():
+            filled = (batch for batch in batches if batch.num_rows)
+            for name, group in itertools.groupby(filled, key=lambda batch: str(batch.column("name")[0])):
+                table = pa.Table.from_batches(list(group)).drop(["name"])
+                table = table.rename_columns([FEATURES, MASK, *table.column_names[2:]])
+                for column, kind in kinds.items():
+                    table = table.set_column(table.column_names.index(column), column, table.column(column).cast(kind))
+                if table.num_rows != compact[name].rows:
+                    msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
+                    raise ChunkError(msg)
+                url = staging.new_file()
+                size = write_parquet(table, url, row_group_events(request.batch_size))
+                digest = value_digest(table.combine_chunks())
+                made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest)
+                staging.finish(tasks[name], [made])
+                yield _done(0)
+
+    return run
+
+
+def _task(part: int) -> str:
+    return f"part-{part:06d}"
+
+
+def _part_size(config: ChunkConfig) -> int:
+    return _PART_EVENTS if config.size == "all" else config.size
+
+
+def _scatter(
+    plan: Plan, counts: npt.NDArray[np.int64], request: ChunkRequest, kept: Sequence[str], missing: frozenset[int]
+) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+    """First stage: label and weight the events of a range, and cut them where the next part begins."""
+    first_ranks = plan.first_ranks()
+    bounds = np.cumsum(counts, axis=0)
+    labels = [file.label for file in plan.files]
+    weights = [file.weight for file in plan.files]
+
+    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        for entries, batch, seen in batches:
+            if not batch.num_rows:
+                continue
+            file = entries.file
+            label = _labels(batch, request.label, labels[file])
+            weight = np.full(batch.num_rows, weights[file], np.float32)
+            columns = [batch.column(name) for name in (*kept, FILE, ENTRY)]
+            whole = pa.RecordBatch.from_arrays(
+                [*columns, pa.array(label), pa.array(weight)], names=[*kept, FILE, ENTRY, LABEL, WEIGHT]
+            )
+            rank = first_ranks[file, entries.start] + seen
+            part = int(np.searchsorted(bounds[:, file], rank, side="right"))
+            start = 0
+            while start < batch.num_rows:
+                stop = min(batch.num_rows, int(bounds[part, file]) - rank)
+                if stop > start and part in missing:
+                    yield _blob(part, file, entries.start + seen + start, whole.slice(start, stop - start))
+                start, part = max(start, stop), part + 1
+
+    return run
+
+
+def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float | None) -> npt.NDArray[np.float32]:
+    if expression is None:
+        return np.full(batch.num_rows, label, np.float32)
+    values = expression.values(batch).astype(np.float32)
+    if not np.isfinite(values).all():
+        msg = f"label {expression.text!r} is missing or infinite for {int((~np.isfinite(values)).sum())} events"
+        raise ConfigError(msg)
+    return values
+
+
+def _blob(part: int, file: int, start: int, events: pa.RecordBatch) -> pa.RecordBatch:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(sink, events.schema, options=options) as writer:
+        writer.write_batch(events)
+    row = [[part], [file], [start], [sink.getvalue().to_pybytes()]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(value, field.type) for value, field in zip(row, _BLOB, strict=True)], schema=_BLOB
+    )
+
+
+def _gather(
+    plan: Plan, request: ChunkRequest, staging: Staging
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Second stage: put the events of a part in order and write one file a split."""
+    uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with sent_home():
+            blobs = (
+                pair for batch in batches for pair in zip(batch.column("part"), batch.column("events"), strict=True)
+            )
+            for part, group in itertools.groupby(blobs, key=lambda pair: pair[0].as_py()):
+                table = pa.concat_tables(pa.ipc.open_stream(blob.as_buffer()).read_all() for _, blob in group)
+                staging.finish(_task(part), list(_part_files(table, request, staging, uuids)))
+                yield _done(part)
+
+    return run
+
+
+def _done(part: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([part], pa.int32())], schema=_DONE)
+
+
+def _part_files(
+    events: pa.Table, request: ChunkRequest, staging: Staging, uuids: npt.NDArray[np.int64]
+) -> Iterator[DataFile]:
+    file, entry = events.column(FILE).to_numpy(), events.column(ENTRY).to_numpy()
+    ordered = events.take(pa.array(mixing.shuffle_order(uuids[file], entry, request.config.seed)))
+    shares = request.config.split
+    if request.keys:
+        keys = [ordered.column(name).to_numpy() for name in request.keys]
+    else:
+        keys = [uuids[ordered.column(FILE).to_numpy()], ordered.column(ENTRY).to_numpy()]
+    split = mixing.split_of(keys, (shares.train, shares.validation, shares.test))
+    for index, name in enumerate(mixing.SPLITS):
+        rows = ordered.filter(pa.array(split == index))
+        if rows.num_rows:
+            yield _data_file(rows, name, request, staging)
+
+
+def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:
+    url = staging.new_file()
+    size = write_parquet(events, url, row_group_events(request.batch_size))
+    labels = Counter(f"{label:g}" for label in events.column(LABEL).to_pylist())
+    return DataFile(
+        path=url.rsplit("/", 1)[-1],
+        rows=events.num_rows,
+        bytes=size,
+        ranges=_ranges(events),
+        digest=value_digest(events.combine_chunks()),
+        split=split,
+        labels=dict(sorted(labels.items())),
+    )
+
+
+def row_group_events(batch_size: int) -> int:
+    """Events of a row group: the largest number of whole batches that is not above the target, at least one."""
+    return max(1, _ROW_GROUP_EVENTS // batch_size) * batch_size
+
+
+def _ranges(events: pa.Table) -> tuple[tuple[int, int, int], ...]:
+    """First and one past the last entry of each file."""
+    of_file = pa.table({"file": events.column(FILE), "entry": events.column(ENTRY)}).group_by("file")
+    limits = of_file.aggregate([("entry", "min"), ("entry", "max")]).sort_by("file").to_pylist()
+    return tuple((row["file"], row["entry_min"], row["entry_max"] + 1) for row in limits)

@@ -1,0 +1,291 @@
+"""Any format to events on executors: open the files, plan their ranges, and run a function over the events of a range.
+
+ROOT goes from plan rows through uproot inside mapInArrow, so that events never cross to the JVM unless a DataFrame is
+asked for. Parquet, JSON and CSV come through Spark's own readers (``records``). Both end in :class:`RangeBatch`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from mlaas_spark.config import Format
+from mlaas_spark.errors import BranchNotFoundError, FilesetError
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
+from mlaas_spark.schema import EventSchema, common
+from mlaas_spark.selection import Expression
+from mlaas_spark.spark import records
+from mlaas_spark.spark.session import received, sent_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+    from mlaas_spark.config import InputConfig
+    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.usercode import UserFile
+
+_PLAN_ROW = "file int, path string, tree string, uuid string, start long, stop long"
+_COUNTS = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
+_PARTITIONS_PER_CORE = 4
+
+
+class RangeBatch(NamedTuple):
+    """Selected events of one entry range.
+
+    Attributes:
+        entries: The range.
+        batch: Events that passed the selection, in entry order.
+        seen: Events of the range in batches before this one.
+    """
+
+    entries: EntryRange
+    batch: pa.RecordBatch
+    seen: int
+
+
+@dataclass(frozen=True)
+class Events:
+    """The selected events of a plan, wherever they come from.
+
+    Attributes:
+        spark: The session.
+        plan: Files, ranges, and the schema of the branches that are read.
+        selection: Events that fail it are dropped; None keeps all.
+        frame: For Parquet, JSON and CSV, Spark's DataFrame of the input; None for ROOT.
+    """
+
+    spark: SparkSession
+    plan: Plan
+    selection: Expression | None = None
+    frame: records.Records | None = None
+
+    def map_ranges(
+        self, function: Callable[[Iterator[RangeBatch]], Iterable[pa.RecordBatch]], schema: StructType | str
+    ) -> DataFrame:
+        """A DataFrame of what ``function`` makes of the events; it runs on executors and must be picklable.
+
+        All batches of a range come to one call, in order.
+        """
+        selection = self.selection
+        source = _root_ranges(self.plan) if self.frame is None else records.ranges_of(self.frame, self.plan)
+
+        def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            with sent_home():
+                yield from function(_selected(source(iter(rows)), selection))
+
+        rows = self._plan_rows() if self.frame is None else self.frame.frame
+        return rows.mapInArrow(run, schema)
+
+    def dataframe(self) -> DataFrame:
+        """The events as a DataFrame: a column for each branch, ``__file`` and ``__entry``."""
+        schema = self.plan.schema
+        target = frame_schema(schema)
+
+        def convert(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+            for _, batch, _ in batches:
+                if batch.num_rows:
+                    yield pa.RecordBatch.from_arrays(
+                        [batch.column(field.name).cast(field.type) for field in target], schema=target
+                    )
+
+        return self.map_ranges(convert, from_arrow_schema(target))
+
+    def reading(self, names: Iterable[str]) -> Events:
+        """The same events with only the named branches, and those the selection needs."""
+        wanted = {*names, *(self.selection.branches if self.selection else ())}
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, schema=self.plan.schema.keep(wanted)))
+
+    def counted(self) -> Events:
+        """The same events with the number of selected ones known for each range; reads what the selection needs."""
+        if self.plan.counted:
+            return self
+        if self.selection is None:
+            ranges = tuple(dataclasses.replace(r, events=r.entries) for r in self.plan.ranges)
+            return self.with_ranges(ranges)
+
+        def count(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+            totals: Counter[tuple[int, int]] = Counter()
+            for entries, batch, _ in batches:
+                totals[entries.file, entries.start] += batch.num_rows
+            files, starts = zip(*totals, strict=True) if totals else ((), ())
+            yield pa.RecordBatch.from_arrays(
+                [
+                    pa.array(files, pa.int32()),
+                    pa.array(starts, pa.int64()),
+                    pa.array(list(totals.values()), pa.int64()),
+                ],
+                names=["file", "start", "events"],
+            )
+
+        with received():
+            rows = self.reading([]).map_ranges(count, from_arrow_schema(_COUNTS)).collect()
+        return self.with_counts({(row.file, row.start): row.events for row in rows})
+
+    def with_counts(self, events: dict[tuple[int, int], int]) -> Events:
+        """The same events with the number of selected ones of each range (file, start) filled in.
+
+        Raises:
+            FilesetError: Not one event passes the selection.
+        """
+        if self.selection is not None and not sum(events.values()):
+            msg = f"selection {self.selection.text!r} keeps none of {self.plan.entries} events"
+            raise FilesetError(msg)
+        return self.with_ranges(
+            tuple(dataclasses.replace(r, events=events.get((r.file, r.start), 0)) for r in self.plan.ranges)
+        )
+
+    def with_ranges(self, ranges: tuple[EntryRange, ...]) -> Events:
+        """The same events with other ranges."""
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, ranges=ranges))
+
+    def _plan_rows(self) -> DataFrame:
+        rows = []
+        for r in self.plan.ranges:
+            file = self.plan.files[r.file]
+            rows.append((r.file, file.path, file.tree, file.uuid, r.start, r.stop))
+        context = self.spark.sparkContext
+        partitions = min(len(rows), _PARTITIONS_PER_CORE * context.defaultParallelism)
+        return self.spark.createDataFrame(context.parallelize(rows, partitions), _PLAN_ROW)
+
+
+def open_events(
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    config: InputConfig,
+    events_per_task: int,
+    expressions: Sequence[Expression] = (),
+    preproc: UserFile | None = None,
+) -> Events:
+    """Open the files on executors and plan their ranges.
+
+    Args:
+        spark: The session.
+        files: Input files, all of one format.
+        config: Branches, exclusions, selection and number of events.
+        events_per_task: Entries in a range, about.
+        expressions: Further expressions whose branches are read (labels); the selection of the config first, if any.
+        preproc: User's file with ``preprocessing(rec)``, for JSON and CSV.
+
+    Raises:
+        FilesetError, UnreadableInputError, SpecsError: Files that are missing, unreadable, or do not fit together.
+    """
+    selection = Expression.parse(config.selection) if config.selection else None
+    if files[0].format is Format.ROOT:
+        planned, schema = _open_root(spark, files)
+        frame = None
+    else:
+        frame, planned, schema = records.open_records(spark, files, preproc)
+    where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
+    chosen = schema.select(config.branches, config.exclude, where)
+    used = {name for expression in (selection, *expressions) if expression for name in expression.branches}
+    kept_as_keys = {name for name in config.identifiers if name in schema}
+    for name in sorted(used):
+        if name not in schema:
+            raise BranchNotFoundError(name, schema.names, where)
+    read = schema.keep({*chosen.names, *used, *kept_as_keys})
+    read = EventSchema(read.branches, chosen.omitted)
+    target = events_per_task if frame is None else 1  # a block of Spark's readers is a range
+    plan = make_plan(planned, read, target, config.events)
+    return Events(spark, plan, selection, frame)
+
+
+def frame_schema(schema: EventSchema) -> pa.Schema:
+    """Arrow schema of the DataFrame of events: types that Spark has (unsigned integers one size up, float16 as float).
+
+    uint64 becomes int64; a value beyond its range is an error, not another value.
+    """
+    return pa.schema([pa.field(field.name, _spark_type(field.type)) for field in schema.arrow()])
+
+
+def _spark_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_spark_type(kind.value_type))
+    wider = {
+        pa.uint8(): pa.int16(),
+        pa.uint16(): pa.int32(),
+        pa.uint32(): pa.int64(),
+        pa.uint64(): pa.int64(),
+        pa.float16(): pa.float32(),
+    }
+    return wider.get(kind, kind)
+
+
+def _selected(
+    source: Iterator[tuple[EntryRange, pa.RecordBatch]], selection: Expression | None
+) -> Iterator[RangeBatch]:
+    seen: Counter[tuple[int, int]] = Counter()
+    for entries, batch in source:
+        kept = batch if selection is None else batch.filter(pa.array(selection.passes(batch)))
+        key = (entries.file, entries.start)
+        yield RangeBatch(entries, kept, seen[key])
+        seen[key] += kept.num_rows
+
+
+def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+    """Reader of plan rows; a file whose ranges follow each other is opened once."""
+    schema = plan.schema
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
+        from mlaas_spark import root_io
+
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for (index, path, tree, uuid), group in itertools.groupby(
+            rows, key=lambda row: (row["file"], row["path"], row["tree"], row["uuid"])
+        ):
+            ranges = [EntryRange(index, row["start"], row["stop"]) for row in group]
+            spans = [(r.start, r.stop) for r in ranges]
+            yield from zip(ranges, root_io.read_ranges(path, tree, schema, spans, index, uuid), strict=True)
+
+    return read
+
+
+def _open_root(spark: SparkSession, files: Sequence[InputFile]) -> tuple[list[PlannedFile], EventSchema]:
+    """Open headers on executors; a schema crosses to the driver once a partition, not once a file."""
+
+    def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
+        from mlaas_spark import root_io
+
+        known: set[str] = set()
+        with sent_home():
+            for index, file in numbered:
+                header = root_io.read_header(file.path, file.tree)
+                digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
+                if digest not in known:
+                    known.add(digest)
+                    yield "schema", (digest, file.path, header.schema)
+                yield "file", (index, header.tree, header.uuid, header.entries, header.boundaries)
+
+    context = spark.sparkContext
+    slices = min(len(files), _PARTITIONS_PER_CORE * context.defaultParallelism)
+    with received():
+        found = context.parallelize(list(enumerate(files)), slices).mapPartitions(read).collect()
+    schemas = {digest: (path, schema) for kind, (digest, path, schema) in _only(found, "schema")}
+    planned: list[PlannedFile] = []
+    for _, (index, tree, uuid, entries, boundaries) in sorted(_only(found, "file"), key=lambda item: item[1][0]):
+        file = files[index]
+        planned.append(
+            PlannedFile(file.path, file.format, tree, uuid, entries, file.label, file.weight, file.group, boundaries)
+        )
+    _refuse_copies(planned)
+    return planned, common(list(schemas.values()))
+
+
+def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[tuple[str, Any]]:
+    return [item for item in found if item[0] == kind]
+
+
+def _refuse_copies(files: Sequence[PlannedFile]) -> None:
+    first: dict[tuple[str, str], str] = {}
+    for file in files:
+        if (other := first.setdefault((file.uuid, file.tree), file.path)) != file.path:
+            msg = f"{file.path} is a copy of {other} (same uuid {file.uuid}): its events would count twice; name one"
+            raise FilesetError(msg)

@@ -1,0 +1,318 @@
+"""Parquet, JSON and CSV through Spark's own readers: their schema, their entries, and their rows as event batches.
+
+Entries are numbered as they lie in the file: a block that Spark reads in one task (a split of the file) is an entry
+range, blocks are counted once, and rows of a block come in order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
+from pyspark.sql import types as T  # noqa: N812
+
+from mlaas_spark import storage
+from mlaas_spark.config import Format
+from mlaas_spark.errors import ConfigError, FilesetError, UnreadableInputError, reason
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile
+from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.spark.session import received, sent_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.usercode import UserFile
+
+_PATH = "__path"
+_BLOCK = "__block"
+_SAMPLE = 1 << 20  # bytes of head and tail that identify a file
+
+_NUMBERS: dict[type[T.DataType], str] = {
+    T.BooleanType: "bool",
+    T.ByteType: "int8",
+    T.ShortType: "int16",
+    T.IntegerType: "int32",
+    T.LongType: "int64",
+    T.FloatType: "float32",
+    T.DoubleType: "float64",
+}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of the input as Spark reads them: a column for each branch, and each row's file and block.
+
+    Attributes:
+        frame: The DataFrame.
+        paths: Index of the file of each path, as Spark spells it.
+        blocks: First entry of each (path, block).
+    """
+
+    frame: DataFrame
+    paths: dict[str, int]
+    blocks: dict[tuple[str, int], int]
+
+
+def open_records(
+    spark: SparkSession, files: Sequence[InputFile], preproc: UserFile | None
+) -> tuple[Records, list[PlannedFile], EventSchema]:
+    """Infer the schema, count the entries of each block, identify the files.
+
+    Raises:
+        UnreadableInputError: A file is empty or not of its format.
+        ConfigError: ``preproc`` for a format without records.
+    """
+    kind = files[0].format
+    if preproc is not None and kind is Format.PARQUET:
+        msg = "preproc runs for each record of JSON and CSV; Parquet has columns: use selection instead"
+        raise ConfigError(msg)
+    uuids = _fingerprints(spark, files)
+    names = ", ".join(file.path for file in files[:3])
+    with received(names):
+        raw = _read(spark, kind, [file.path for file in files])
+        if preproc is not None:
+            raw = _preprocessed(spark, raw, preproc)
+        frame, schema = _flattened(raw)
+        counts = frame.groupBy(_PATH, _BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
+    index_of = {_local(file.path): index for index, file in enumerate(files)}
+    paths = {row[_PATH]: index_of[_local(row[_PATH])] for row in counts}
+    per_file: dict[int, list[tuple[int, str, int]]] = {index: [] for index in range(len(files))}
+    for row in counts:
+        per_file[paths[row[_PATH]]].append((row[_BLOCK], row[_PATH], row["entries"]))
+    blocks: dict[tuple[str, int], int] = {}
+    planned = []
+    for index, file in enumerate(files):
+        edges = [0]
+        for block, path, entries in sorted(per_file[index]):
+            blocks[path, block] = edges[-1]
+            edges.append(edges[-1] + entries)
+        planned.append(
+            PlannedFile(file.path, kind, "", uuids[index], edges[-1], file.label, file.weight, file.group, tuple(edges))
+        )
+    return Records(frame, paths, blocks), planned, schema
+
+
+def ranges_of(
+    records: Records, plan: Plan
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+    """Reader of the DataFrame's batches: cut where the range changes, with file index and entry number."""
+    paths, blocks, schema = records.paths, records.blocks, plan.schema
+    ranges: dict[int, list[EntryRange]] = {}
+    for r in plan.ranges:
+        ranges.setdefault(r.file, []).append(r)
+    starts = {file: [r.start for r in of_file] for file, of_file in ranges.items()}
+
+    def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
+        done: dict[tuple[str, int], int] = {}
+        for batch in batches:
+            for path, block, rows in _runs(batch):
+                file = paths[path]
+                first = blocks[path, block] + done.get((path, block), 0)
+                done[path, block] = done.get((path, block), 0) + rows.num_rows
+                place = bisect.bisect_right(starts.get(file, []), first) - 1
+                if place < 0 or first >= ranges[file][place].stop:
+                    continue  # beyond the number of events that were asked for
+                entries = ranges[file][place]
+                yield entries, _events(rows.slice(0, entries.stop - first), schema, file, first)
+
+    return cut
+
+
+def _runs(batch: pa.RecordBatch) -> Iterator[tuple[str, int, pa.RecordBatch]]:
+    """Slices of a batch in which file and block stay the same."""
+    if not batch.num_rows:
+        return
+    path = batch.column(_PATH).dictionary_encode()
+    codes = path.indices.to_numpy().astype(np.int64)
+    block = batch.column(_BLOCK).to_numpy()
+    edges = np.flatnonzero((np.diff(codes) != 0) | (np.diff(block) != 0)) + 1
+    for start, stop in zip([0, *edges], [*edges, batch.num_rows], strict=True):
+        yield path.dictionary[codes[start]].as_py(), int(block[start]), batch.slice(start, stop - start)
+
+
+def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int) -> pa.RecordBatch:
+    columns = [rows.column(branch.name).cast(branch.arrow_type) for branch in schema.branches]
+    columns.append(pa.array(np.full(rows.num_rows, file, np.int32)))
+    columns.append(pa.array(np.arange(first, first + rows.num_rows)))
+    return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+
+
+def _read(spark: SparkSession, kind: Format, paths: list[str]) -> DataFrame:
+    reader = spark.read.option("mode", "FAILFAST")
+    if kind is Format.PARQUET:
+        frame = reader.parquet(*paths)
+    elif kind is Format.JSON:
+        frame = reader.json(paths)
+    else:
+        frame = reader.option("header", "true").option("inferSchema", "true").csv(paths)
+    return _placed(frame, [F.col(f"`{name}`") for name in frame.columns])
+
+
+def _placed(frame: DataFrame, columns: list[Any]) -> DataFrame:
+    return frame.select(
+        *columns,
+        F.col("_metadata.file_path").alias(_PATH),
+        F.col("_metadata.file_block_start").alias(_BLOCK),
+    )
+
+
+def _flattened(frame: DataFrame) -> tuple[DataFrame, EventSchema]:
+    """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
+    branches: list[Branch] = []
+    omitted: list[Omitted] = []
+    expressions: dict[str, Any] = {}
+    texts: list[tuple[str, Any]] = []
+    for source, kind, column in _leaves(frame):
+        if isinstance(kind, T.StringType):
+            texts.append((source, column))
+            continue
+        value = kind.elementType if isinstance(kind, T.ArrayType) else kind
+        dtype = "float64" if isinstance(value, T.DecimalType) else _NUMBERS.get(type(value))
+        if dtype is None:
+            omitted.append(Omitted(source, _why_not(kind)))
+            continue
+        jagged = isinstance(kind, T.ArrayType)
+        branches.append(Branch(column_name(source), source, dtype, jagged))
+        expressions[source] = (
+            column.cast("array<double>" if jagged else "double") if isinstance(value, T.DecimalType) else column
+        )
+    for source, column in _lists_in_text(frame, texts, omitted):
+        branches.append(Branch(column_name(source), source, "float64", jagged=True))
+        expressions[source] = F.from_json(column, "array<double>", {"mode": "FAILFAST"})
+    schema = EventSchema.of(branches, omitted)
+    columns = [expressions[branch.source].alias(branch.name) for branch in schema.branches]
+    return frame.select(*columns, _PATH, _BLOCK), schema
+
+
+def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
+    def walk(name: str, kind: T.DataType, column: Any) -> Iterator[tuple[str, T.DataType, Any]]:
+        if isinstance(kind, T.StructType):
+            for field in kind.fields:
+                yield from walk(f"{name}.{field.name}", field.dataType, column.getField(field.name))
+        else:
+            yield name, kind, column
+
+    for field in frame.schema.fields:
+        if field.name not in {_PATH, _BLOCK}:
+            yield from walk(field.name, field.dataType, F.col(f"`{field.name}`"))
+
+
+def _lists_in_text(frame: DataFrame, texts: list[tuple[str, Any]], omitted: list[Omitted]) -> Iterator[tuple[str, Any]]:
+    """Text columns whose every value is a JSON list of numbers: how CSV holds a jagged branch."""
+    if not texts:
+        return
+    pattern = r"^\s*\[[-+0-9.eE,\s]*\]\s*$"
+    tests = [F.min(column.rlike(pattern).cast("int")).alias(f"c{number}") for number, (_, column) in enumerate(texts)]
+    answers = frame.agg(*tests).first()
+    for number, (source, column) in enumerate(texts):
+        if answers is not None and answers[number] == 1:
+            yield source, column
+        else:
+            omitted.append(Omitted(source, "strings are not numbers"))
+
+
+def _why_not(kind: T.DataType) -> str:
+    if isinstance(kind, T.ArrayType):
+        inner = kind.elementType
+        if isinstance(inner, T.ArrayType):
+            return "nested lists (more than one jagged dimension)"
+        return "strings are not numbers" if isinstance(inner, T.StringType) else f"lists of {inner.simpleString()}"
+    return f"values of type {kind.simpleString()}"
+
+
+def _preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> DataFrame:
+    """Records after the user's ``preprocessing(rec)``, their schema inferred anew."""
+    preproc.function("preprocessing", ConfigError)  # a file that cannot run is refused before a job starts
+    names = [name for name in raw.columns if name not in {_PATH, _BLOCK}]
+    record = F.to_json(F.struct(*(F.col(f"`{name}`") for name in names)), {"ignoreNullFields": "false"})
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with sent_home():
+            function = preproc.function("preprocessing", ConfigError)
+            seen: dict[tuple[str, int], int] = {}
+            for batch in batches:
+                rows = batch.to_pydict()
+                done = []
+                for path, block, text in zip(rows[_PATH], rows[_BLOCK], rows["record"], strict=True):
+                    seen[path, block] = seen.get((path, block), 0) + 1
+                    done.append(_one_record(function, preproc, text, path, block, seen[path, block]))
+                yield pa.RecordBatch.from_arrays(
+                    [batch.column(_PATH), batch.column(_BLOCK), pa.array(done, pa.string())],
+                    names=[_PATH, _BLOCK, "record"],
+                )
+
+    placed = raw.select(_PATH, _BLOCK, record.alias("record"))
+    texts = placed.mapInArrow(run, f"{_PATH} string, {_BLOCK} long, record string")
+    inferred = spark.read.json(texts.select("record").rdd.map(lambda row: row[0])).schema
+    parsed = texts.select(F.from_json("record", inferred, {"mode": "FAILFAST"}).alias("record"), _PATH, _BLOCK)
+    return parsed.select("record.*", _PATH, _BLOCK)
+
+
+def _one_record(
+    function: Callable[[Any], Any], preproc: UserFile, text: str, path: str, block: int, number: int
+) -> str:
+    where = f"record {number}" + (f" of the block at byte {block}" if block else "")
+    try:
+        record = function(json.loads(text))
+    except Exception as error:
+        why = f"preprocessing({where}) failed: {preproc.explain(error)}"
+        raise UnreadableInputError(_local(path), why) from error
+    if not isinstance(record, dict):
+        why = f"preprocessing({where}) of {preproc.path} returned {type(record).__name__}, not a dict"
+        raise UnreadableInputError(_local(path), why)
+    try:
+        return json.dumps(record, default=_number)
+    except (TypeError, ValueError) as error:
+        why = f"preprocessing({where}) of {preproc.path} returned a value that is no JSON: {reason(error)}"
+        raise UnreadableInputError(_local(path), why) from error
+
+
+def _number(value: Any) -> Any:
+    """Numpy values of a user's record as plain ones."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    msg = f"{type(value).__name__} is no JSON value"
+    raise TypeError(msg)
+
+
+def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:
+    """What identifies each file: 32 hexadecimal digits over size, first and last mebibyte; taken on executors."""
+
+    def read(path: str) -> str:
+        with sent_home():
+            try:
+                size, head, tail = storage.head_and_tail(path, _SAMPLE)
+            except FileNotFoundError as error:
+                raise UnreadableInputError(path, "no such file") from error
+            except OSError as error:
+                raise UnreadableInputError(path, reason(error)) from error
+            if not size:
+                raise UnreadableInputError(path, "the file is empty (0 bytes)")
+            return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
+
+    with received():
+        context = spark.sparkContext
+        slices = min(len(files), 4 * context.defaultParallelism)
+        uuids = context.parallelize([file.path for file in files], slices).map(read).collect()
+    first: dict[str, str] = {}
+    for uuid, file in zip(uuids, files, strict=True):
+        if (other := first.setdefault(uuid, file.path)) != file.path:
+            msg = f"{file.path} is a copy of {other}: its events would count twice; name one"
+            raise FilesetError(msg)
+    return list(uuids)
+
+
+def _local(path: str) -> str:
+    """A path as the user would write it: Spark's file URL as a local path."""
+    parts = urlparse(path)
+    return unquote(parts.path) if parts.scheme in {"", "file"} else path

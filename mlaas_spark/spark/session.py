@@ -1,0 +1,100 @@
+"""The Spark session, and errors that cross from executors to the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputError, from_text, reason, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlaas_spark.config import SparkConfig
+
+_log = logging.getLogger(__name__)
+
+_MARK = "mlaas_spark error "
+_MARKED = re.compile(re.escape(_MARK) + r"(\[.*\])$", re.MULTILINE)
+_DEFAULTS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "64",
+    "spark.ui.showConsoleProgress": "false",
+}
+_LOCAL_DEFAULTS = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.ui.enabled": "false",
+}
+
+
+def session(config: SparkConfig, name: str) -> SparkSession:
+    """The active session if there is one (a notebook's), else a new one; spark-submit's options win over the config's.
+
+    Raises:
+        ConfigError: No session could be started, Java missing for example.
+    """
+    if (active := SparkSession.getActiveSession()) is not None:
+        return active
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
+    builder = SparkSession.builder.appName(name)
+    settings = {**_DEFAULTS, **config.conf}
+    if not submitted:
+        master = config.master or os.environ.get("MASTER") or "local[*]"
+        builder = builder.master(master)
+        if master.startswith("local"):
+            settings = {**_LOCAL_DEFAULTS, **settings}
+    try:
+        from pyspark import SparkConf
+
+        given = SparkConf()
+        for key, value in settings.items():
+            if not (submitted and given.contains(key)):
+                builder = builder.config(key, value)
+        spark = builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError) as error:
+        msg = f"cannot start Spark ({reason(error)}): Java 17 must be installed and JAVA_HOME, if set, must point to it"
+        raise ConfigError(msg) from error
+    if not _log.isEnabledFor(logging.DEBUG):
+        # our errors come with their own messages; Spark's stack traces are for --debug
+        spark.sparkContext.setLogLevel("OFF")
+    return spark
+
+
+@contextmanager
+def sent_home() -> Iterator[None]:
+    """On an executor: let our errors travel to the driver."""
+    try:
+        yield
+    except MlaasSparkError as error:
+        raise RuntimeError(_MARK + to_text(error)) from None
+
+
+@contextmanager
+def received(what: str = "the input") -> Iterator[None]:
+    """On the driver: raise the executor's error as itself; an error of Spark's own readers as unreadable input."""
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        text = str(error)
+        if found := _MARKED.search(text):
+            raise from_text(found.group(1)) from error
+        if "FAILED_READ_FILE" in text or "MALFORMED_RECORD" in text or "CANNOT_READ_FILE" in text:
+            raise UnreadableInputError(what, _spark_reason(text)) from error
+        raise
+
+
+def _spark_reason(text: str) -> str:
+    """The telling lines of Spark's message, without its stack trace."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\[(MALFORMED|FAILED_READ|CANNOT_READ)", line)]
+    told = " ".join(dict.fromkeys(re.sub(r"^.*?(?=\[[A-Z_.]+\])", "", line) for line in lines))
+    return told[:500] or "Spark could not read it"

@@ -1,0 +1,440 @@
+"""Specs: what the feature matrix needs to know of each branch, in a form that merges exactly.
+
+Counts and sums are integers (sums in fixed point, see ``kernels``), so that merging is associative and commutative
+to the last bit: any partitioning of the events gives the same specs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mlaas_spark.errors import BranchNotFoundError, SpecsError
+from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, as_float, histogram_of_lengths, tally
+from mlaas_spark.schema import buffers
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    import numpy.typing as npt
+    import pyarrow as pa
+
+VERSION = 1
+_LIMB = 32  # bits of a limb in partial rows: 2**31 partials add up in a signed 64-bit integer
+_BIN_BITS = 16  # quantile bins: the upper half of a float32, 7 bits of mantissa
+
+
+@dataclass(frozen=True, slots=True)
+class BranchStats:
+    """Statistics of one branch.
+
+    Attributes:
+        jagged: Whether the branch has a list of values an event.
+        count: Values seen, missing ones included.
+        nan: NaN among them.
+        inf: Infinite ones among them.
+        zero: Zeros among them.
+        minimum: Smallest finite value, None without one.
+        maximum: Largest finite value, None without one.
+        total: Exact sum of finite values in units of ``2**TOTAL_UNIT``.
+        squares: Exact sum of their rounded squares in units of ``2**SQUARES_UNIT``.
+        lengths: For a jagged branch, number of events with 0, 1, 2, ... values.
+        dim: Longest list (1 for a flat branch).
+        bins: Counts of finite values by quantile bin, {} unless asked for.
+    """
+
+    jagged: bool
+    count: int = 0
+    nan: int = 0
+    inf: int = 0
+    zero: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    total: int = 0
+    squares: int = 0
+    lengths: tuple[int, ...] = ()
+    dim: int = 0
+    bins: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, values: npt.NDArray[Any], offsets: npt.NDArray[np.integer[Any]] | None = None, *, quantiles: bool = False
+    ) -> Self:
+        """Statistics of one buffer of values and, for a jagged branch, the offsets into it, shape (n + 1,)."""
+        if offsets is not None:
+            values = values[offsets[0] : offsets[-1]]
+        seen = tally(values)
+        lengths = () if offsets is None else tuple(int(count) for count in histogram_of_lengths(offsets))
+        return cls(
+            jagged=offsets is not None,
+            count=seen.count,
+            nan=seen.nan,
+            inf=seen.inf,
+            zero=seen.zero,
+            minimum=seen.minimum,
+            maximum=seen.maximum,
+            total=seen.total,
+            squares=seen.squares,
+            lengths=lengths,
+            dim=1 if offsets is None else max(len(lengths) - 1, 0),
+            bins=_bin_counts(values) if quantiles else {},
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Statistics of both sets of events together."""
+        if self.jagged != other.jagged:
+            msg = "a branch is flat in one part of the input and jagged in another"
+            raise SpecsError(msg)
+        minima = [value for value in (self.minimum, other.minimum) if value is not None]
+        maxima = [value for value in (self.maximum, other.maximum) if value is not None]
+        return type(self)(
+            jagged=self.jagged,
+            count=self.count + other.count,
+            nan=self.nan + other.nan,
+            inf=self.inf + other.inf,
+            zero=self.zero + other.zero,
+            minimum=min(minima, default=None),
+            maximum=max(maxima, default=None),
+            total=self.total + other.total,
+            squares=self.squares + other.squares,
+            lengths=tuple(a + b for a, b in zip_longest(self.lengths, other.lengths, fillvalue=0)),
+            dim=max(self.dim, other.dim),
+            bins={key: self.bins.get(key, 0) + other.bins.get(key, 0) for key in sorted({*self.bins, *other.bins})},
+        )
+
+    @property
+    def finite(self) -> int:
+        """Values that are neither NaN nor infinite."""
+        return self.count - self.nan - self.inf
+
+    @property
+    def mean(self) -> float:
+        """Mean of finite values; NaN without one."""
+        return as_float(self.total, TOTAL_UNIT) / self.finite if self.finite else math.nan
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of finite values (of the population); NaN without one.
+
+        The difference of sum of squares and squared sum is taken in integers, so it does not cancel; what remains is
+        the rounding of each square to 53 bits.
+        """
+        if not self.finite:
+            return math.nan
+        # n * sum(x^2) - sum(x)^2 in units of 2**SQUARES_UNIT
+        spread = self.finite * self.squares - (self.total * self.total >> (SQUARES_UNIT - 2 * TOTAL_UNIT))
+        return math.sqrt(max(as_float(spread, SQUARES_UNIT), 0.0)) / self.finite
+
+    def quantile(self, q: float) -> float:
+        """Value below which a share ``q`` of the finite values lies, to 0.4 % of the value.
+
+        Raises:
+            SpecsError: The specs were made without quantiles.
+        """
+        total = sum(self.bins.values())
+        if not total or self.minimum is None or self.maximum is None:
+            msg = "these specs hold no quantiles: make them with normalise 'robust' in the config"
+            raise SpecsError(msg)
+        below = 0
+        for key in sorted(self.bins):
+            below += self.bins[key]
+            if below >= q * total:
+                return min(max(_bin_centre(key), self.minimum), self.maximum)
+        return self.maximum
+
+    def cap(self, share: float) -> int:
+        """Smallest length that leaves at least ``share`` of the events uncut."""
+        reached = np.cumsum(self.lengths)
+        return int(np.searchsorted(reached, share * reached[-1])) if len(reached) else self.dim
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; :meth:`from_json` reads them back. The exact sums are hexadecimal strings."""
+        return {
+            "jagged": self.jagged,
+            "count": self.count,
+            "nan": self.nan,
+            "inf": self.inf,
+            "zero": self.zero,
+            "min": self.minimum,
+            "max": self.maximum,
+            "mean": None if math.isnan(self.mean) else self.mean,
+            "std": None if math.isnan(self.std) else self.std,
+            "total": hex(self.total),
+            "squares": hex(self.squares),
+            "lengths": list(self.lengths),
+            "dim": self.dim,
+            "bins": {str(key): count for key, count in sorted(self.bins.items())},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The statistics that :meth:`to_json` wrote."""
+        return cls(
+            jagged=content["jagged"],
+            count=content["count"],
+            nan=content["nan"],
+            inf=content["inf"],
+            zero=content["zero"],
+            minimum=content["min"],
+            maximum=content["max"],
+            total=int(content["total"], 16),
+            squares=int(content["squares"], 16),
+            lengths=tuple(content["lengths"]),
+            dim=content["dim"],
+            bins={int(key): count for key, count in content["bins"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """Number of events and the statistics of each branch over them."""
+
+    events: int = 0
+    branches: Mapping[str, BranchStats] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch, names: Collection[str], quantiles: Collection[str] = ()) -> Self:
+        """Specs of the named branches of one batch of events, quantile bins for those in ``quantiles``."""
+        return cls(
+            batch.num_rows,
+            {name: BranchStats.of(*buffers(batch.column(name)), quantiles=name in quantiles) for name in sorted(names)},
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Specs of both sets of events together."""
+        names = sorted({*self.branches, *other.branches})
+        if self.events and other.events and (odd := set(self.branches) ^ set(other.branches)):
+            msg = f"specs of different branches cannot be merged: {', '.join(sorted(odd)[:5])} only on one side"
+            raise SpecsError(msg)
+        merged = {
+            name: self.branches[name].merge(other.branches[name])
+            if name in self.branches and name in other.branches
+            else (self.branches.get(name) or other.branches[name])
+            for name in names
+        }
+        return type(self)(self.events + other.events, merged)
+
+    def __getitem__(self, branch: str) -> BranchStats:
+        if branch not in self.branches:
+            raise BranchNotFoundError(branch, self.branches, "the specs")
+        return self.branches[branch]
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """Names of the flat branches, sorted."""
+        return tuple(name for name in sorted(self.branches) if not self.branches[name].jagged)
+
+    @property
+    def jagged(self) -> tuple[str, ...]:
+        """Names of the jagged branches, sorted."""
+        return tuple(name for name in sorted(self.branches) if self.branches[name].jagged)
+
+
+def merged(parts: Iterable[Specs]) -> Specs:
+    """All parts as one."""
+    result = Specs()
+    for part in parts:
+        result = result.merge(part)
+    return result
+
+
+def to_rows(specs: Specs) -> list[tuple[str, str, int, int, float | None, float | None]]:
+    """Partial rows (branch, stat, index, number, low, high) that Spark can merge.
+
+    Rows of equal (branch, stat, index) merge by the sum of ``number``, the minimum of ``low``, the maximum of ``high``.
+    """
+    rows: list[tuple[str, str, int, int, float | None, float | None]] = [("", "events", 0, specs.events, None, None)]
+    for name, stats in specs.branches.items():
+        kind = 1 if stats.jagged else 0
+        rows.append((name, "range", kind, 0, stats.minimum, stats.maximum))
+        rows += [(name, stat, 0, getattr(stats, stat), None, None) for stat in ("count", "nan", "inf", "zero")]
+        for stat in ("total", "squares"):
+            rows += [(name, stat, index, limb, None, None) for index, limb in _limbs(getattr(stats, stat))]
+        rows += [(name, "lengths", length, events, None, None) for length, events in enumerate(stats.lengths) if events]
+        rows += [(name, "bins", key, values, None, None) for key, values in stats.bins.items()]
+    return rows
+
+
+def from_rows(rows: Iterable[tuple[str, str, int, int, float | None, float | None]]) -> Specs:
+    """The specs whose (merged) partial rows these are; the reverse of :func:`to_rows`."""
+    events = 0
+    numbers: dict[str, dict[str, dict[int, int]]] = {}
+    limits: dict[str, tuple[bool, float | None, float | None]] = {}
+    for name, stat, index, number, low, high in rows:
+        if stat == "events":
+            events += number
+        elif stat == "range":
+            limits[name] = (bool(index), low, high)
+        else:
+            numbers.setdefault(name, {}).setdefault(stat, {})[index] = number
+    branches = {}
+    for name, (jagged, minimum, maximum) in sorted(limits.items()):
+        found = numbers.get(name, {})
+        seen = found.get("lengths", {})
+        lengths = tuple(seen.get(length, 0) for length in range(max(seen, default=-1) + 1))
+        branches[name] = BranchStats(
+            jagged=jagged,
+            count=found["count"][0],
+            nan=found["nan"][0],
+            inf=found["inf"][0],
+            zero=found["zero"][0],
+            minimum=minimum,
+            maximum=maximum,
+            total=sum(limb << (_LIMB * index) for index, limb in found.get("total", {}).items()),
+            squares=sum(limb << (_LIMB * index) for index, limb in found.get("squares", {}).items()),
+            lengths=lengths,
+            dim=max(len(lengths) - 1, 0) if jagged else 1,
+            bins=dict(sorted(found.get("bins", {}).items())),
+        )
+    return Specs(events, branches)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecsFile:
+    """Content of specs.json.
+
+    Attributes:
+        specs: Specs of all files together.
+        by_file: Specs of each file, by uuid; empty if read from MLaaS4HEP.
+        paths: Path of each uuid, for people and for MLaaS4HEP's key ``events``.
+        request: Digest of what else the specs depend on (tree, branches, selection, quantiles): partials are reused
+            only where it agrees.
+    """
+
+    specs: Specs
+    by_file: Mapping[str, Specs] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    request: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """MLaaS4HEP's keys on top, ours under ``mlaas_spark``."""
+        specs = self.specs
+        low = {name: _or_zero(stats.minimum) for name, stats in sorted(specs.branches.items())}
+        high = {name: _or_zero(stats.maximum) for name, stats in sorted(specs.branches.items())}
+        return {
+            "jdim": {name: specs[name].dim for name in specs.jagged},
+            "minv": low,
+            "maxv": high,
+            "fkeys": list(specs.flat),
+            "jkeys": list(specs.jagged),
+            # what MLaaS4HEP's global specs keep here: where 0 lies after normalisation
+            "nans": {
+                name: high[name] if high[name] == low[name] else -low[name] / (high[name] - low[name]) for name in low
+            },
+            "events": {
+                **{self.paths.get(uuid, uuid): part.events for uuid, part in self.by_file.items()},
+                "total": specs.events,
+            },
+            "mlaas_spark": {
+                "version": VERSION,
+                "request": self.request,
+                "events": specs.events,
+                "branches": {name: stats.to_json() for name, stats in sorted(specs.branches.items())},
+                "files": {
+                    uuid: {
+                        "path": self.paths.get(uuid, ""),
+                        "events": part.events,
+                        "branches": {name: stats.to_json() for name, stats in sorted(part.branches.items())},
+                    }
+                    for uuid, part in sorted(self.by_file.items())
+                },
+            },
+        }
+
+    def dumps(self) -> str:
+        """specs.json as text; equal specs give equal text."""
+        return json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, content: Any, source: str = "specs.json") -> Self:
+        """The specs of specs.json, ours or MLaaS4HEP's own.
+
+        Raises:
+            SpecsError: Keys are missing or of a wrong type, or the version is not known.
+        """
+        try:
+            if "mlaas_spark" not in content:
+                return cls(_from_mlaas4hep(content))
+            ours = content["mlaas_spark"]
+            if ours["version"] != VERSION:
+                msg = f"{source} has version {ours['version']}, this program reads {VERSION}: make the specs again"
+                raise SpecsError(msg)
+            return cls(
+                _specs_from_json(ours),
+                {uuid: _specs_from_json(part) for uuid, part in ours["files"].items()},
+                {uuid: part["path"] for uuid, part in ours["files"].items()},
+                ours["request"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"{source} is no specs file: {type(error).__name__} {error}; make it with mlaas-spark specs"
+            raise SpecsError(msg) from error
+
+    @classmethod
+    def loads(cls, text: str | bytes, source: str = "specs.json") -> Self:
+        """The specs of a JSON text; SpecsError as :meth:`from_json`."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            msg = f"{source} is not JSON: {error}; make it with mlaas-spark specs"
+            raise SpecsError(msg) from error
+        return cls.from_json(content, source)
+
+
+def _from_mlaas4hep(content: Mapping[str, Any]) -> Specs:
+    """Ranges and dimensions only: MLaaS4HEP keeps no counts."""
+    low, high = content["minv"], content["maxv"]
+    jagged = {str(name): int(dim) for name, dim in content["jdim"].items()}
+    branches = {
+        str(name): BranchStats(
+            jagged=name in jagged,
+            minimum=float(low[name]),
+            maximum=float(high[name]),
+            dim=jagged.get(name, 1),
+        )
+        for name in [*content["fkeys"], *content["jkeys"]]
+    }
+    events = content.get("events", {})
+    return Specs(int(events.get("total", 0)) if isinstance(events, dict) else 0, branches)
+
+
+def _specs_from_json(content: Mapping[str, Any]) -> Specs:
+    branches = {name: BranchStats.from_json(stats) for name, stats in content["branches"].items()}
+    return Specs(content["events"], branches)
+
+
+def _or_zero(value: float | None) -> float:
+    return 0.0 if value is None else value
+
+
+def _limbs(number: int) -> Iterable[tuple[int, int]]:
+    """The non-zero base 2**32 digits of an integer as (place, digit), each with the integer's sign."""
+    sign, rest, place = (-1 if number < 0 else 1), abs(number), 0
+    while rest:
+        # jump over the zeros below: a fixed-point float has its first digit some thirty places up
+        skip = (rest & -rest).bit_length() - 1
+        place, rest = place + skip // _LIMB, rest >> (skip // _LIMB * _LIMB)
+        if digit := rest & ((1 << _LIMB) - 1):
+            yield place, sign * digit
+        place, rest = place + 1, rest >> _LIMB
+
+
+def _bin_counts(values: npt.NDArray[Any]) -> dict[int, int]:
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    bits = numbers[np.isfinite(numbers)].view(np.int32)
+    # two's complement order for negative floats: key order is value order
+    keys = np.where(bits < 0, ~(bits & 0x7FFFFFFF), bits) >> _BIN_BITS
+    found, counts = np.unique(keys, return_counts=True)
+    return {int(key): int(count) for key, count in zip(found, counts, strict=True)}
+
+
+def _bin_centre(key: int) -> float:
+    """Middle of a quantile bin."""
+    middle = np.int32((key << _BIN_BITS) | (1 << (_BIN_BITS - 1)))
+    bits = middle if middle >= 0 else np.int32(~int(middle) | -0x80000000)
+    return float(np.array([bits], np.int32).view(np.float32)[0])

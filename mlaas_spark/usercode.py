@@ -1,0 +1,87 @@
+"""Code that the user named: a function out of a Python file. Runs on the driver or, from its source, on executors."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mlaas_spark.errors import MlaasSparkError, hint, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A Python file of the user; it holds the text, so that executors need not have the file."""
+
+    path: str
+    source: str
+
+    @classmethod
+    def read(cls, path: str | Path, error: type[MlaasSparkError]) -> Self:
+        """The file at ``path``; ``error`` if it cannot be read."""
+        try:
+            return cls(str(Path(path).absolute()), Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as failure:
+            why = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
+            msg = f"cannot read {path}: {why}"
+            raise error(msg) from failure
+
+    def function(self, name: str, error: type[MlaasSparkError]) -> Callable[..., Any]:
+        """The function ``name`` of the file, which is run once for it; ``error`` if that fails or it has none."""
+        stem = "".join(character if character.isidentifier() else "_" for character in Path(self.path).stem)
+        loader = _SourceLoader(self)
+        spec = importlib.util.spec_from_loader(f"mlaas_spark_user_{stem}", loader, origin=self.path)
+        if spec is None:
+            msg = f"{self.path} cannot be loaded as a Python module"
+            raise error(msg)
+        module = importlib.util.module_from_spec(spec)
+        with _importable(str(Path(self.path).parent)):
+            try:
+                loader.exec_module(module)
+            except Exception as failure:
+                raise error(self.explain(failure)) from failure
+        found = getattr(module, name, None)
+        if not callable(found):
+            functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            msg = f"{self.path} has no function {name!r}{hint(name, functions)}"
+            raise error(msg)
+        function: Callable[..., Any] = found
+        return function
+
+    def explain(self, failure: BaseException) -> str:
+        """Where in the file an error came from, and what it says."""
+        if isinstance(failure, SyntaxError):
+            return f"{self.path}, line {failure.lineno}: {failure.msg}"
+        if isinstance(failure, ModuleNotFoundError) and (failure.name or "").split(".")[0] == "MLaaS4HEP":
+            return f"{self.path} imports {failure.name}: mlaas_spark does not need it, take that import out"
+        lines = [frame.lineno for frame in traceback.extract_tb(failure.__traceback__) if frame.filename == self.path]
+        return f"{self.path}{f', line {lines[-1]}' if lines else ''}: {reason(failure)}"
+
+
+class _SourceLoader(importlib.abc.InspectLoader):
+    def __init__(self, file: UserFile) -> None:
+        self._file = file
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002 - signature of the base class
+        return self._file.source
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_source(fullname), self._file.path)
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Let the file import its neighbours while it is run."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
