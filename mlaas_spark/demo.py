@@ -6,6 +6,7 @@ overlap, as they do in nature: no model can tell them apart with certainty.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,9 @@ def generate(folder: Path, events: int, files: int, seed: int) -> list[Path]:
 def _write(
     path: Path, process: Process, random: np.random.Generator, *, first_event: int, count: int, run: int
 ) -> None:
-    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+    # the file's uuid comes from the seed too: chunks of a sample made again have the same digest
+    identity = uuid.UUID(bytes=random.bytes(16), version=4)
+    with uproot.recreate(path, compression=uproot.ZLIB(1), uuid_function=lambda: identity) as file:
         tree: Any = None
         for start in range(0, count, _CLUSTER):
             branches = _events(process, random, first_event + start, min(_CLUSTER, count - start), run)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,11 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlaas_spark import storage
-from mlaas_spark.errors import ChunkError
+from mlaas_spark.errors import ChunkError, MlaasSparkError
 from mlaas_spark.schema import EventSchema, buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mlaas_spark.plan import Plan
 
@@ -368,6 +369,23 @@ def clean(staging: Staging) -> None:
     above = storage.join(staging.folder, _STAGING)
     if not storage.children(above):
         storage.remove(above)
+
+
+@contextmanager
+def discarded_if_empty(staging: Staging) -> Iterator[None]:
+    """On one of our errors leave no trace, unless some task has finished: its work is there for a rerun."""
+    try:
+        yield
+    except MlaasSparkError:
+        if not any(storage.size(storage.join(staging.url, "ledger", name)) > len("[]") for name in _records(staging)):
+            clean(staging)
+            if not storage.children(staging.folder):
+                storage.remove(staging.folder)
+        raise
+
+
+def _records(staging: Staging) -> list[str]:
+    return storage.children(storage.join(staging.url, "ledger"))
 
 
 def check_files(folder: str, manifest: Manifest) -> None:

@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     from pyarrow.filesystem import FileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def read_row_groups(
     columns: Sequence[str],
     decode: Callable[[pa.RecordBatch, int, int], T],
     threads: int,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """``decode(events, file index, row group)`` of every row group, in the order of ``paths``, whatever the threads.
 
     Closing the generator stops the threads and waits for them.

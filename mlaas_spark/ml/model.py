@@ -67,7 +67,8 @@ def load_user_model(path: str | Path, width: int, *, source_name: str | None = N
         try:
             model = file.function(_FUNCTION, ModelContractError)(width)
         except ModelContractError as error:
-            raise ModelContractError(f"{error}{_spelling(str(error))}") from error
+            msg = f"{error}{_spelling(str(error))}"
+            raise ModelContractError(msg) from error
         except (Exception, SystemExit) as error:
             msg = f"{_FUNCTION}({width}) failed: {file.explain(error)}{_spelling(str(error))}"
             raise ModelContractError(msg) from error

@@ -18,7 +18,7 @@ from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -111,7 +111,7 @@ class ChunkStream:
 
     def batches(
         self, split: str, *, chunk: int | None = None, seed: int | None = None, epoch: int = 0
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Every event of the split (or of one of its chunks) once, in batches of ``batch_size``.
 
         Without a seed in the manifest's order. With one, files are in an order that depends on (seed, epoch) alone,
@@ -121,8 +121,9 @@ class ChunkStream:
             ChunkError: A file cannot be read, has lost events, or has weights that the manifest does not know of.
         """
         files = self.manifest.of(split, chunk)
-        order = range(len(files)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(files))
-        order = [int(index) for index in order]
+        order = list(range(len(files)))
+        if seed is not None:
+            order = [int(index) for index in np.random.default_rng([seed, epoch]).permutation(len(files))]
         shuffle = None if seed is None else (seed, epoch)
         with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as row_groups:
             seen = 0
@@ -179,7 +180,7 @@ class ChunkStream:
 
         def one_epoch() -> Iterator[tuple[npt.NDArray[Any], ...]]:
             try:
-                with closing(self.batches(split, seed=seed, epoch=next(epochs))) as batches:  # type: ignore[type-var]
+                with closing(self.batches(split, seed=seed, epoch=next(epochs))) as batches:
                     for batch in batches:
                         pair = (batch.matrix, targets(batch.label))
                         yield (*pair, batch.weight) if self.weighted else pair
@@ -203,7 +204,7 @@ class ChunkStream:
 
     def _row_groups(
         self, paths: list[str], numbers: list[int], shuffle: tuple[int, int] | None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """The row groups of files, whose numbers in the manifest's order seed the order of their events."""
         from mlaas_spark.ml._petastorm import read_row_groups
 

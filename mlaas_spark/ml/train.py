@@ -39,7 +39,7 @@ class History:
 
     Attributes:
         rows: One for each epoch (of each chunk, numbers from 0): chunk, epoch, loss and the model's metrics, those of
-            the validation split with ``val_`` before their name. Chunk is -1 where an epoch covers all chunks.
+            the validation split with ``val_`` before their name. No chunk is given where an epoch covers all.
     """
 
     rows: tuple[Row, ...]
@@ -108,9 +108,7 @@ def _by_chunks(
     chunks = [chunk for chunk in range(stream.manifest.chunks) if stream.events(TRAIN, chunk)]
     for done, chunk in enumerate(chunks, start=1):
         events = _arguments(stream.arrays(TRAIN, chunk), targets)
-        validation = (
-            _arguments(stream.arrays(VALIDATION, chunk), targets) if stream.events(VALIDATION, chunk) else None
-        )
+        validation = _arguments(stream.arrays(VALIDATION, chunk), targets) if stream.events(VALIDATION, chunk) else None
         new = [{"chunk": chunk, **row} for row in _fit_arrays(model, config, events, validation, f"chunk {chunk}")]
         for row in new:
             _refuse_nan(row, f"epoch {row['epoch']:g} of chunk {chunk}", stream.transform, events[0])
@@ -191,7 +189,7 @@ def _by_epochs(
             _refuse_nan({"loss": math.nan}, where, stream.transform, _some_events(stream))
 
     def end_epoch(epoch: int, logs: Mapping[str, Any] | None) -> None:
-        rows.append({"chunk": -1, "epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
         report(epoch + 1, config.epochs, rows[-1])
 
     arguments = {
@@ -240,7 +238,9 @@ def _some_events(stream: ChunkStream) -> npt.NDArray[np.float32]:
 
 def largest_values(transform: FeatureTransform, matrix: npt.NDArray[np.float32]) -> str:
     """The branches with the largest absolute values in a feature matrix, and those values."""
-    top = {name: float(np.abs(matrix[:, transform.layout.span(name)]).max(initial=0)) for name in transform.layout.branches}
+    top = {
+        name: float(np.abs(matrix[:, transform.layout.span(name)]).max(initial=0)) for name in transform.layout.branches
+    }
     worst = sorted(top, key=lambda name: (-top[name], name))[:_NAMED_BRANCHES]
     return ", ".join(f"{name} ({top[name]:.3g})" for name in worst)
 

@@ -29,6 +29,7 @@ from mlaas_spark.manifest import (
     Staging,
     begin,
     commit,
+    discarded_if_empty,
     inputs_of,
     request_digest,
     value_digest,
@@ -106,8 +107,10 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     if isinstance(staging, Manifest):
         _log.info("%s holds these chunks already", folder)
         return staging
-    counted = events.counted()
-    staged = _write(counted, request, staging)
+    with discarded_if_empty(staging):
+        counted = events.counted()
+        staged = _write(counted, request, staging)
+        _check_classes(staged)
     size = request.config.size
     manifest = Manifest(
         layout=request.config.layout,
@@ -144,6 +147,16 @@ def _check_labels(plan: Plan, request: ChunkRequest) -> None:
         raise SpecsMismatchError(msg)
 
 
+def _check_classes(staged: list[tuple[int, DataFile]]) -> None:
+    labels = {label for _, file in staged if file.split == "train" for label in file.labels}
+    if len(labels) < 2:
+        msg = (
+            f"only one class in training: every event has label {', '.join(labels) or 'none'}; "
+            "training needs at least two, see labels of the groups or input.label"
+        )
+        raise ChunkError(msg)
+
+
 def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tuple[int, DataFile]]:
     """Run the two stages; the staged files of each part."""
     # blobs are megabytes, not rows: few of them make an Arrow batch
@@ -165,11 +178,18 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
             writing.collect()
         done.update({part: staging.finished(_task(part)) or [] for part in missing})
     staged = [(part, file) for part in sorted(done) for file in done[part]]
-    return staged if request.config.layout == "compact" else _densified(session, staged, request, staging)
+    if request.config.layout == "compact":
+        return staged
+    key_types = {name: events.plan.schema[name].arrow_type for name in request.keys}
+    return _densified(session, staged, request, staging, key_types)
 
 
 def _densified(
-    session: SparkSession, staged: list[tuple[int, DataFile]], request: ChunkRequest, staging: Staging
+    session: SparkSession,
+    staged: list[tuple[int, DataFile]],
+    request: ChunkRequest,
+    staging: Staging,
+    key_types: dict[str, pa.DataType],
 ) -> list[tuple[int, DataFile]]:
     """Each staged compact file as a dense one, its features made by the pandas UDF; one task a file, rows in order."""
     tasks = {file.path: f"dense-{part:06d}-{file.split}" for part, file in staged}
@@ -185,7 +205,7 @@ def _densified(
             features(request.transform).alias("made"), *kept, F.col("_metadata.file_name").alias("name")
         )
         writing = rows.select("made.features", "made.mask", *kept, "name").mapInArrow(
-            _dense_writer(compact, tasks, request, staging), from_arrow_schema(_DONE)
+            _dense_writer(compact, tasks, request, staging, key_types), from_arrow_schema(_DONE)
         )
         with received():
             writing.collect()
@@ -193,19 +213,25 @@ def _densified(
 
 
 def _dense_writer(
-    compact: dict[str, DataFile], tasks: dict[str, str], request: ChunkRequest, staging: Staging
+    compact: dict[str, DataFile],
+    tasks: dict[str, str],
+    request: ChunkRequest,
+    staging: Staging,
+    key_types: dict[str, pa.DataType],
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    width = request.transform.width
-    kinds = {FEATURES: pa.binary(4 * width), MASK: pa.binary((width + 7) // 8)}
+    columns = request.transform.width
+    widths = {FEATURES: 4 * columns, MASK: (columns + 7) // 8}
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with sent_home():
             filled = (batch for batch in batches if batch.num_rows)
             for name, group in itertools.groupby(filled, key=lambda batch: str(batch.column("name")[0])):
                 table = pa.Table.from_batches(list(group)).drop(["name"])
-                table = table.rename_columns([FEATURES, MASK, *table.column_names[2:]])
-                for column, kind in kinds.items():
-                    table = table.set_column(table.column_names.index(column), column, table.column(column).cast(kind))
+                table = table.rename_columns([FEATURES, MASK, *table.column_names[2:]]).combine_chunks()
+                for place, (column, width) in enumerate(widths.items()):
+                    table = table.set_column(place, column, _fixed_width(table.column(column).chunk(0), width))
+                for key, kind in key_types.items():  # Spark has no unsigned integers
+                    table = table.set_column(table.column_names.index(key), key, table.column(key).cast(kind))
                 if table.num_rows != compact[name].rows:
                     msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
                     raise ChunkError(msg)
@@ -217,6 +243,14 @@ def _dense_writer(
                 yield _done(0)
 
     return run
+
+
+def _fixed_width(column: pa.BinaryArray, width: int) -> pa.FixedSizeBinaryArray:
+    """Byte strings of one length as fixed-size binary, without a copy."""
+    _, offsets, content = column.buffers()
+    first = int(np.frombuffer(offsets, np.int32)[column.offset])
+    whole = content.slice(first, len(column) * width)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(column), [None, whole])
 
 
 def _task(part: int) -> str:

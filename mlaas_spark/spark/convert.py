@@ -13,6 +13,7 @@ from mlaas_spark.manifest import (
     Staging,
     begin,
     commit,
+    discarded_if_empty,
     inputs_of,
     request_digest,
     value_digest,
@@ -44,11 +45,12 @@ def convert(events: Events, folder: str) -> Manifest:
     if isinstance(staging, Manifest):
         return staging
     missing = tuple(r for r in plan.ranges if staging.finished(_task(plan, r.file, r.start)) is None)
-    if missing:
-        with received():
-            events.with_ranges(missing).map_ranges(_writer(plan, staging), from_arrow_schema(_DONE)).collect()
-    done = {(r.file, r.start): staging.finished(_task(plan, r.file, r.start)) or [] for r in plan.ranges}
-    counted = events.with_counts({key: sum(file.rows for file in files) for key, files in done.items()})
+    with discarded_if_empty(staging):
+        if missing:
+            with received():
+                events.with_ranges(missing).map_ranges(_writer(plan, staging), from_arrow_schema(_DONE)).collect()
+        done = {(r.file, r.start): staging.finished(_task(plan, r.file, r.start)) or [] for r in plan.ranges}
+        counted = events.with_counts({key: sum(file.rows for file in files) for key, files in done.items()})
     manifest = Manifest(
         layout="events",
         request=staging.request,

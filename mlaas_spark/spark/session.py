@@ -7,9 +7,11 @@ import os
 import re
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from py4j.protocol import Py4JError
+from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -29,6 +31,7 @@ _DEFAULTS = {
     "spark.sql.shuffle.partitions": "64",
     "spark.ui.showConsoleProgress": "false",
 }
+_QUIET = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
 _LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -45,6 +48,7 @@ def session(config: SparkConfig, name: str) -> SparkSession:
     if (active := SparkSession.getActiveSession()) is not None:
         return active
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    verbose = _log.isEnabledFor(logging.DEBUG)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
     builder = SparkSession.builder.appName(name)
     settings = {**_DEFAULTS, **config.conf}
@@ -53,18 +57,18 @@ def session(config: SparkConfig, name: str) -> SparkSession:
         builder = builder.master(master)
         if master.startswith("local"):
             settings = {**_LOCAL_DEFAULTS, **settings}
+        if not verbose:
+            settings.setdefault("spark.driver.extraJavaOptions", _QUIET)
     try:
-        from pyspark import SparkConf
-
-        given = SparkConf()
+        given = SparkConf() if submitted else None  # to make one starts a JVM, which would not know our settings
         for key, value in settings.items():
-            if not (submitted and given.contains(key)):
+            if given is None or not given.contains(key):
                 builder = builder.config(key, value)
         spark = builder.getOrCreate()
     except (PySparkException, Py4JError, OSError) as error:
         msg = f"cannot start Spark ({reason(error)}): Java 17 must be installed and JAVA_HOME, if set, must point to it"
         raise ConfigError(msg) from error
-    if not _log.isEnabledFor(logging.DEBUG):
+    if not verbose:
         # our errors come with their own messages; Spark's stack traces are for --debug
         spark.sparkContext.setLogLevel("OFF")
     return spark

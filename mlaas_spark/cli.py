@@ -1,0 +1,491 @@
+"""The command line: parse, call ``pipeline``, show, exit code. The only module that writes to the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from mlaas_spark.errors import ConfigError, MlaasSparkError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlaas_spark.config import Config
+    from mlaas_spark.pipeline import Journal, RunResult
+
+_EXIT_USAGE = 2
+_EXIT_BUG = 1
+_EXIT_INTERRUPTED = 7
+
+app = typer.Typer(
+    name="mlaas-spark",
+    help="Machine learning as a service for high energy physics, native to Apache Spark.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_WIDTH = None if sys.stdout.isatty() else 200  # a pipe or a log is not 80 columns wide
+_out = Console(width=_WIDTH, soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(help="Input files: paths, globs, path.root:Tree, lists in .txt files.", metavar="FILES"),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML config; see conf/local.yaml for every key.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A config key: --set spark.master=local[2]; repeatable.")
+]
+Tree = Annotated[str | None, typer.Option("--tree", help="Tree to read; may be left out if a file has only one.")]
+Branches = Annotated[
+    str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
+]
+Exclude = Annotated[str | None, typer.Option("--exclude", help="Branches to leave out, globs, comma separated.")]
+Selection = Annotated[
+    str | None, typer.Option("--selection", help="Keep events that pass: 'nMuon >= 2 && MET_pt > 20'.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="root, parquet, json or csv; default: by file name.")
+]
+Events = Annotated[
+    int | None, typer.Option("--events", help="Read only so many entries, from each file in proportion.")
+]
+Preproc = Annotated[
+    str | None, typer.Option("--preproc", help="Python file with preprocessing(rec), for JSON and CSV.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+
+
+def _content(config: Path | None, **options: object) -> dict[str, Any]:
+    """The config file's mapping with the given options of the input section put in."""
+    from mlaas_spark import config as configs
+
+    content = configs.read(config) if config else {}
+    given = {key: value for key, value in options.items() if value not in {None, ()}}
+    section = content.get("input") or {}
+    if given and not isinstance(section, dict):
+        msg = f"{config}: input is a {type(section).__name__}, not a section"
+        raise ConfigError(msg)
+    if "files" in given:
+        section = {key: value for key, value in section.items() if key != "groups"}
+    return {**content, "input": {**section, **given}} if given else content
+
+
+def _resolved(content: dict[str, Any], settings: Sequence[str] | None, source: Path | None) -> Config:
+    from mlaas_spark import config as configs
+
+    return configs.resolve(configs.override(content, settings or []), str(source or "options"))
+
+
+def _journal() -> Journal:
+    from mlaas_spark.pipeline import Journal
+
+    return Journal(announce=lambda line: _err.print(escape(line)))
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Spark's own messages.")] = False,
+) -> None:
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("mlaas_spark").setLevel(level)
+
+
+@app.command()
+def inspect(
+    files: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    kind: FormatOption = None,
+    preproc: Preproc = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show files, trees, entries and branches, and what is left out and why.
+
+    Example: mlaas-spark inspect data/demo/*.root
+    """
+    from mlaas_spark import pipeline
+
+    content = _content(
+        config, files=tuple(files or ()), tree=tree, branches=branches, exclude=exclude, format=kind, preproc=preproc
+    )
+    found = pipeline.inspect(_resolved(content, settings, config), _journal())
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+        return
+    result = found.to_json()
+    table = _table("Files", "path", "tree", "entries", "clusters", "uuid")
+    for file in result["files"]:
+        table.add_row(*_cells(file["path"], file["tree"], file["entries"], file["clusters"], file["uuid"]))
+    _out.print(table)
+    for path, trees in found.trees.items():
+        _out.print(escape(f"trees in {path}: " + ", ".join(f"{name} ({entries:,})" for name, entries in trees.items())))
+    table = _table("Branches", "branch", "type", "in the file")
+    schema = found.plan.schema
+    for branch in schema.branches:
+        kept = " (identifier)" if branch.name in found.identifiers else ""
+        table.add_row(*_cells(branch.name + kept, branch.describes, branch.source))
+    _out.print(table)
+    if schema.omitted:
+        table = _table("Left out", "branch", "why")
+        for item in schema.omitted:
+            table.add_row(*_cells(item.name, item.reason))
+        _out.print(table)
+    _out.print(
+        f"{len(found.plan.files)} files, {found.plan.entries:,} entries, {len(schema.flat)} flat and "
+        f"{len(schema.jagged)} jagged branches, {len(schema.omitted)} left out"
+    )
+
+
+@app.command()
+def convert(
+    out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set.")],
+    files: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    selection: Selection = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+) -> None:
+    """Write events as a Parquet data set with a manifest.
+
+    Example: mlaas-spark convert data/demo/*.root --out data/parquet --selection 'nMuon >= 1'
+    """
+    from mlaas_spark import pipeline
+
+    content = _content(
+        config,
+        files=tuple(files or ()),
+        tree=tree,
+        branches=branches,
+        exclude=exclude,
+        selection=selection,
+        format=kind,
+        events=events,
+        preproc=preproc,
+    )
+    manifest = pipeline.convert(_resolved(content, settings, config), out, _journal())
+    size = sum(file.bytes for file in manifest.files)
+    _out.print(escape(_ledger(manifest.ledger)))
+    _out.print(
+        escape(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
+    )
+
+
+@app.command()
+def specs(
+    out: Annotated[str, typer.Option("--out", help="The specs file to write.")] = "specs.json",
+    files: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    selection: Selection = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+) -> None:
+    """Compute ranges, jagged dimensions and statistics of each branch.
+
+    Example: mlaas-spark specs data/demo/*.root --out specs.json
+    """
+    from mlaas_spark import pipeline
+    from mlaas_spark.transform import FeatureTransform
+
+    content = _content(
+        config,
+        files=tuple(files or ()),
+        tree=tree,
+        branches=branches,
+        exclude=exclude,
+        selection=selection,
+        format=kind,
+        events=events,
+        preproc=preproc,
+    )
+    resolved = _resolved(content, settings, config)
+    made = pipeline.specs(resolved, out, _journal()).specs
+    table = _table("Specs", "branch", "type", "dim", "min", "max", "mean", "std", "NaN", "inf", "zero")
+    for name, stats in sorted(made.branches.items()):
+        numbers = (_number(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std))
+        share = f"{100 * stats.zero / stats.count:.1f} %" if stats.count else "-"
+        kind_of = "jagged" if stats.jagged else "flat"
+        table.add_row(*_cells(name, kind_of, stats.dim, *numbers, stats.nan, stats.inf, share))
+    _out.print(table)
+    width = FeatureTransform.of(made, resolved.features).width
+    _out.print(
+        escape(
+            f"{made.events:,} events, {len(made.flat)} flat and {len(made.jagged)} jagged branches, "
+            f"W = {width} columns; written to {out}"
+        )
+    )
+
+
+@app.command()
+def chunks(
+    out: Annotated[str, typer.Option("--out", help="Folder of the chunk data set.")],
+    files: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    selection: Selection = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")] = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+) -> None:
+    """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
+
+    Example: mlaas-spark chunks --config conf/demo.yaml --out data/chunks
+    """
+    from mlaas_spark import pipeline
+
+    content = _content(
+        config,
+        files=tuple(files or ()),
+        tree=tree,
+        branches=branches,
+        exclude=exclude,
+        selection=selection,
+        label=label,
+        format=kind,
+        events=events,
+        preproc=preproc,
+    )
+    manifest = pipeline.chunks(_resolved(content, settings, config), out, _journal())
+    table = _table("Events", "split", "label", "events")
+    for split, labels in manifest.counts().items():
+        for value, rows in labels.items():
+            table.add_row(*_cells(split, value, rows))
+    _out.print(table)
+    _out.print(escape(_ledger(manifest.ledger)))
+    _out.print(escape(f"{manifest.chunks} chunks in {out}, digest {manifest.content_digest[:12]}"))
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    inputs: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    model: Annotated[str | None, typer.Option("--model", help="Python file with model(idim).")] = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    selection: Selection = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")] = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+    files: Annotated[str | None, typer.Option("--files", help="MLaaS4HEP: files.txt or a comma list.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="MLaaS4HEP: labels.txt, a comma list, or a column's name.")
+    ] = None,
+    params: Annotated[str | None, typer.Option("--params", help="MLaaS4HEP: params.json.")] = None,
+    specs_file: Annotated[str | None, typer.Option("--specs", help="Specs to use, ours or MLaaS4HEP's.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="MLaaS4HEP: data type of the files.")] = None,
+    fout: Annotated[
+        str | None, typer.Option("--fout", help="Folder for the run, or a model file: model.keras, .h5, .pb.")
+    ] = None,
+) -> None:
+    """Train a model, the whole way from files to a bundle for TFaaS.
+
+    Example: mlaas-spark train --config conf/demo.yaml
+
+    As in MLaaS4HEP: mlaas-spark train --files files.txt --labels labels.txt --model model.py --params params.json
+    --fout out
+    """
+    from mlaas_spark import mlaas4hep, pipeline
+
+    given = {
+        "tree": tree,
+        "branches": branches,
+        "exclude": exclude,
+        "selection": selection,
+        "label": label,
+        "format": kind,
+        "events": events,
+        "preproc": preproc,
+    }
+    save_as = None
+    if files is not None:
+        if inputs or config:
+            msg = "--files is MLaaS4HEP's way to name the input: leave out --config and FILES, or leave out --files"
+            raise ConfigError(msg)
+        options = mlaas4hep.Options(files, labels or "", model, params, preproc, specs_file, dtype, fout)
+        translation = mlaas4hep.translate(options)
+        for note in translation.notes:
+            _err.print(escape(f"note: {note}"))
+        content, save_as = translation.content, translation.save_as
+        content["input"] |= {key: value for key, value in given.items() if value is not None}
+    else:
+        if labels or params or dtype:
+            msg = "--labels, --params and --dtype go with --files; with a config give groups with labels, or --label"
+            raise ConfigError(msg)
+        content = _content(config, files=tuple(inputs or ()), **given)
+        section = dict(content.get("train") or {})
+        content = {**content, "train": {**section, "model": model}} if model else content
+        if specs_file:
+            content = {**content, "features": {**(content.get("features") or {}), "specs": specs_file}}
+        if fout:
+            where, save_as = mlaas4hep.place(fout)
+            content = {**content, **where}
+    command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
+    result = pipeline.train(_resolved(content, settings, config), _journal(), command, save_as)
+    _show(result)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    out: Annotated[str | None, typer.Option("--out", help="Where to write; default: bundle/ of the run.")] = None,
+) -> None:
+    """Write the TFaaS bundle of a finished run again.
+
+    Example: mlaas-spark export runs/demo/20260101T000000Z-0123456789ab --out bundles
+    """
+    from mlaas_spark import pipeline
+
+    _out.print(escape(f"bundle {pipeline.export(run, out, _journal())}"))
+
+
+@app.command(name="serve-check")
+def serve_check(
+    bundle: Annotated[str, typer.Argument(help="A bundle: its folder or its tar.gz.")],
+    as_json: AsJson = False,
+) -> None:
+    """Load a bundle as the TFaaS server does, and compare its scores with the model's. Needs no server.
+
+    Example: mlaas-spark serve-check runs/demo/*/bundle/*.tar.gz
+    """
+    from mlaas_spark import pipeline
+
+    found = pipeline.serve_check(bundle)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    _out.print(escape(", ".join(f"{key} {value}" for key, value in found.items())))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the sample.")] = Path("data/demo"),
+    events: Annotated[int, typer.Option("--events", help="Events in all files.", min=8)] = 80_000,
+    files: Annotated[int, typer.Option("--files", help="Number of files, half signal, half background.", min=2)] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal events.", min=0)] = 1,
+) -> None:
+    """Write the demo's sample: physics-like ROOT files, signal and background.
+
+    Example: mlaas-spark demo --out data/demo && mlaas-spark train --config conf/demo.yaml
+    """
+    from mlaas_spark.demo import generate
+
+    if files % 2:
+        msg = f"--files must be even, half signal and half background, not {files}"
+        raise ConfigError(msg)
+    for path in generate(folder, events, files, seed):
+        _out.print(escape(str(path)))
+
+
+def _show(result: RunResult) -> None:
+    """The summary of a run: what happened, where it is, what to do next."""
+    metrics = result.metrics
+    auc = metrics.get("auc")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = [
+        ("events", f"{result.entries:,} in, {result.events:,} out, {result.entries - result.events:,} not selected"),
+        ("features", f"{result.width} columns, {result.left_out} branches left out"),
+        ("test AUC", f"{auc:.4f}" if auc is not None else "- (see notes in metrics.json)"),
+        ("accuracy", f"{metrics['accuracy']:.4f}" if metrics.get("accuracy") is not None else "-"),
+        ("run folder", str(result.folder)),
+        ("bundle", str(result.archive)),
+    ]
+    if result.saved:
+        rows.append(("model", str(result.saved)))
+    for row in rows:
+        table.add_row(*_cells(*row))
+    _out.print(table)
+    _out.print("next:")
+    _out.print(escape(f"  mlaas-spark serve-check {shlex.quote(str(result.archive))}"), soft_wrap=True)
+    _out.print(escape(f"  open {shlex.quote(str(result.folder / 'report.html'))} in a browser"), soft_wrap=True)
+    _out.print("  mlaas-spark train --help    # the same on your own files")
+
+
+def _ledger(ledger: dict[str, int]) -> str:
+    return f"{ledger['entries']:,} entries in = {ledger['events']:,} events out + {ledger['selection']:,} not selected"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _cells(*values: object) -> list[str]:
+    return [escape(f"{value:,}" if isinstance(value, int) else str(value)) for value in values]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.6g}"  # noqa: PLR0124 - NaN is not itself
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code.
+
+    0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        return _run(given)
+    except MlaasSparkError as error:
+        code, text = error.exit_code, f"error: {error}"
+    except TyperException as error:
+        code, text = _EXIT_USAGE, f"error: {error.format_message()}; see mlaas-spark {_verb(given)}--help"
+    except (KeyboardInterrupt, typer.Abort):
+        code, text = _EXIT_INTERRUPTED, "interrupted: run the same command again, finished work is kept"
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug of ours, named as one
+        code, text = _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
+    if debug:
+        traceback.print_exc()
+    _err.print(escape(text))
+    return code
+
+
+def _run(given: list[str]) -> int:
+    command = typer.main.get_command(app)
+    result = command.main(given, prog_name="mlaas-spark", standalone_mode=False, obj=given[1:])
+    return result if isinstance(result, int) else 0
+
+
+def _verb(given: Sequence[str]) -> str:
+    verbs = {
+        command.name or (command.callback.__name__ if command.callback else "") for command in app.registered_commands
+    }
+    return next((f"{word} " for word in given if word in verbs), "")

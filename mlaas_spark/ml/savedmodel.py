@@ -1,0 +1,187 @@
+"""SavedModels that TFaaS can serve, run the way its C loader does, and models under the names that users ask for."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlaas_spark.errors import ExportError, ServingError, reason
+from mlaas_spark.ml import tfaas
+from mlaas_spark.ml.model import known_remarks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+# ops by which a graph reaches files, processes or Python: a model for TFaaS has none (variables load by RestoreV2)
+_FORBIDDEN_OPS = frozenset(
+    {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "DebugIdentityV2"}
+)
+_LOADER_OPS = frozenset({"__saved_model_init_op"})  # a signature that Keras adds, for loaders alone
+
+
+def write_savedmodel(model: Any, width: int, folder: str | Path) -> None:
+    """Write ``model`` as a SavedModel with the one signature TFaaS calls: float32 (None, W) to float32 (None, K).
+
+    Raises:
+        ExportError: TensorFlow cannot write it.
+    """
+    import tensorflow as tf
+    from keras.export import ExportArchive
+
+    if not model.weights:
+        msg = "the model has no variables: TFaaS could not find its output op"
+        raise ExportError(msg)
+
+    def score(inputs_input: Any) -> Any:
+        return tf.cast(model(inputs_input, training=False), tf.float32)
+
+    try:
+        with known_remarks(), _quiet_tensorflow():
+            archive = ExportArchive()
+            archive.track(model)
+            archive.add_endpoint(
+                name=tfaas.SIGNATURE,
+                fn=score,
+                input_signature=[tf.TensorSpec((None, width), tf.float32, name=tfaas.ARGUMENT)],
+            )
+            archive.write_out(str(folder), verbose=False)
+    except Exception as error:
+        msg = f"cannot write the model as a SavedModel to {folder}: {reason(error)}"
+        raise ExportError(msg) from error
+
+
+def run_savedmodel(folder: str | Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scores (n, K) of a SavedModel, loaded, fed and fetched by op name as the server does.
+
+    Raises:
+        ServingError: The graph is not readable, lacks the signature or the ops, can reach files, or does not take
+            (n, W).
+    """
+    import tensorflow as tf
+
+    _check_graph(folder)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        try:
+            with _quiet_tensorflow():
+                tf.compat.v1.saved_model.loader.load(session, [tfaas.TAG], str(folder))
+        except Exception as error:
+            msg = f"{folder} cannot be loaded as a SavedModel: {reason(error)}"
+            raise ServingError(msg) from error
+        names = {operation.name for operation in session.graph.get_operations()}
+        if missing := [name for name in (tfaas.INPUT_OP, tfaas.OUTPUT_OP) if name not in names]:
+            msg = f"{folder} has no op {' and no op '.join(missing)}, which the server feeds and fetches"
+            raise ServingError(msg)
+        fed = session.graph.get_tensor_by_name(f"{tfaas.INPUT_OP}:0")
+        if fed.dtype != tf.float32 or not fed.shape.is_compatible_with((None, x.shape[1])):
+            msg = f"{folder} takes {fed.dtype.name} {fed.shape}, the events are float32 (None, {x.shape[1]})"
+            raise ServingError(msg)
+        try:
+            scores = session.run(f"{tfaas.OUTPUT_OP}:0", {fed: np.ascontiguousarray(x, np.float32)})
+        except Exception as error:
+            msg = f"{folder} does not run: {reason(error)}"
+            raise ServingError(msg) from error
+    if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != len(x):
+        msg = f"{folder} gives {scores.dtype} {scores.shape} for {len(x)} events, the server needs float32 (n, K)"
+        raise ServingError(msg)
+    result: npt.NDArray[np.float32] = scores
+    return result
+
+
+def save_as(model: Any, width: int, path: str | Path) -> Path:
+    """Write the model under a name that the user chose: ``.keras``, ``.h5``, or ``.pb`` (a SavedModel folder).
+
+    What was there under that name is replaced, unless it is a folder that holds something else.
+
+    Raises:
+        ExportError: Another suffix, or Keras cannot write this model in this format.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    if target.suffix not in {".keras", ".h5", ".pb"}:
+        msg = f"cannot write a model as {target.name}: give a name that ends in .keras, .h5 or .pb"
+        raise ExportError(msg)
+    if target.is_dir() and not (target / tfaas.GRAPH).is_file():
+        msg = f"{target} is a folder that holds no model: choose another name"
+        raise ExportError(msg)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".pb":
+            write_savedmodel(model, width, temporary)
+        else:
+            with _quiet_tensorflow():
+                model.save(temporary)
+        if target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    except ExportError:
+        raise
+    except Exception as error:
+        msg = f"cannot write the model as {target}: {reason(error)}"
+        raise ExportError(msg) from error
+    finally:
+        _remove(temporary)
+    return target
+
+
+def _check_graph(folder: str | Path) -> None:
+    """The graph's signatures and ops, before any of it is run."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # comes with TensorFlow
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    path = Path(folder) / tfaas.GRAPH
+    saved = SavedModel()
+    try:
+        saved.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        msg = f"{path} is no SavedModel: {reason(error)}"
+        raise ServingError(msg) from error
+    graphs = [graph for graph in saved.meta_graphs if tfaas.TAG in graph.meta_info_def.tags]
+    if len(graphs) != 1:
+        msg = f"{path} has {len(graphs)} graphs tagged {tfaas.TAG!r}, the server loads one"
+        raise ServingError(msg)
+    (graph,) = graphs
+    signatures = sorted(set(graph.signature_def) - _LOADER_OPS)
+    if signatures != [tfaas.SIGNATURE]:
+        msg = f"{path} has the signatures {', '.join(signatures) or '(none)'}, the server needs {tfaas.SIGNATURE} alone"
+        raise ServingError(msg)
+    signature = graph.signature_def[tfaas.SIGNATURE]
+    if list(signature.inputs) != [tfaas.ARGUMENT] or len(signature.outputs) != 1:
+        msg = (
+            f"{path} takes {', '.join(sorted(signature.inputs)) or 'nothing'} and gives {len(signature.outputs)} "
+            f"outputs, the server needs {tfaas.ARGUMENT} and one output"
+        )
+        raise ServingError(msg)
+    ops = {node.op for node in graph.graph_def.node}
+    ops.update(node.op for function in graph.graph_def.library.function for node in function.node_def)
+    if forbidden := sorted(ops & _FORBIDDEN_OPS):
+        msg = f"{path} has the op {forbidden[0]}, which reaches outside the model: not loaded"
+        raise ServingError(msg)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet_tensorflow() -> Iterator[None]:
+    """Without TensorFlow's and absl's log lines on APIs that we use on purpose (the v1 loader, Keras' HDF5 format)."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [log.level for log in loggers]
+    try:
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,519 @@
+"""Wires the verbs: config in, files out. The only module that sees both Spark and TensorFlow; no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlaas_spark import manifest as manifests
+from mlaas_spark import storage
+from mlaas_spark.errors import ChunkError, ConfigError, ExportError, ModelContractError, SpecsError, SpecsMismatchError
+from mlaas_spark.fileset import fileset
+from mlaas_spark.selection import Expression
+from mlaas_spark.specs import SpecsFile
+from mlaas_spark.transform import FeatureTransform
+from mlaas_spark.usercode import UserFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mlaas_spark.config import Config
+    from mlaas_spark.manifest import Manifest
+    from mlaas_spark.plan import Plan
+    from mlaas_spark.spark.ingest import Events
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stage:
+    """One stage of a job: what it is called, how long it took, how many events went through."""
+
+    name: str
+    seconds: float = 0.0
+    events: int | None = None
+    remark: str = ""
+
+    @property
+    def khz(self) -> float | None:
+        """Thousand events a second."""
+        return self.events / self.seconds / 1e3 if self.events and self.seconds else None
+
+
+@dataclass
+class Journal:
+    """The stages of a job; ``announce`` is told a line at the beginning and the end of each."""
+
+    announce: Callable[[str], None] = _log.info
+    stages: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Time a stage; a stage that fails is not listed."""
+        stage = Stage(name)
+        self.announce(f"{name} ...")
+        began = time.perf_counter()
+        yield stage
+        stage.seconds = time.perf_counter() - began
+        self.stages.append(stage)
+        speed = f", {stage.events:,} events, {stage.khz:.1f} kHz" if stage.events and stage.khz else ""
+        remark = f": {stage.remark}" if stage.remark else ""
+        self.announce(f"{name} done in {stage.seconds:.1f} s{speed}{remark}")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As plain values."""
+        return [
+            {"name": s.name, "seconds": round(s.seconds, 3), "events": s.events, "khz": s.khz and round(s.khz, 2)}
+            for s in self.stages
+        ]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in the input files."""
+
+    plan: Plan
+    trees: dict[str, dict[str, int]]
+    identifiers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "files": [
+                {
+                    "path": file.path,
+                    "format": file.format.value,
+                    "tree": file.tree,
+                    "trees": self.trees.get(file.path, {}),
+                    "uuid": file.uuid,
+                    "entries": file.entries,
+                    "clusters": len(file.boundaries) - 1,
+                }
+                for file in self.plan.files
+            ],
+            "entries": self.plan.entries,
+            "identifiers": list(self.identifiers),
+            **self.plan.schema.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished training run."""
+
+    folder: Path
+    bundle: Path
+    archive: Path
+    metrics: dict[str, Any]
+    entries: int
+    events: int
+    width: int
+    left_out: int
+    chunks: str
+    saved: Path | None = None
+
+
+def inspect(config: Config, journal: Journal) -> Inspection:
+    """Open the files; read no events."""
+    from mlaas_spark.config import Format
+
+    with journal.stage("open files") as stage:
+        events = _open(config)
+        stage.events = events.plan.entries
+    trees: dict[str, dict[str, int]] = {}
+    if events.plan.files[0].format is Format.ROOT:
+        from mlaas_spark import root_io
+
+        trees = {file.path: root_io.trees(file.path) for file in events.plan.files[:1]}
+    return Inspection(events.plan, trees, _keys(config, events))
+
+
+def convert(config: Config, folder: str, journal: Journal) -> Manifest:
+    """Write the selected events as a Parquet data set with a manifest."""
+    from mlaas_spark.spark import convert as converting
+
+    with journal.stage("open files"):
+        events = _open(config)
+    with journal.stage("convert") as stage:
+        manifest = converting.convert(events, storage.absolute(folder))
+        stage.events = manifest.ledger["entries"]
+    return manifest
+
+
+def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
+    """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again."""
+    from mlaas_spark.spark import specs as computing
+
+    with journal.stage("open files"):
+        events = _open(config)
+    known = _read_specs(target) if storage.exists(target) else None
+    with journal.stage("specs") as stage:
+        made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
+        stage.events = made.specs.events
+    storage.write_atomic(storage.absolute(target), made.dumps().encode())
+    return made
+
+
+def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
+    """Write the chunk data set of the config, with specs.json beside its manifest's folder."""
+    with journal.stage("open files"):
+        events = _open(config)
+    made, counted = _specs(config, events, journal)
+    return _chunks(config, counted, made, storage.absolute(folder), journal)
+
+
+def train(config: Config, journal: Journal, command: str = "", save_as: str | None = None) -> RunResult:
+    """The whole way: files to specs, chunks, a trained model, metrics and a bundle, in a run folder of its own.
+
+    Args:
+        config: The resolved config.
+        journal: Told of each stage.
+        command: What the user typed, for run.json and the report.
+        save_as: File name under which the model is also written (``.keras``, ``.h5``, ``.pb``).
+
+    Raises:
+        MlaasSparkError: One of its kinds for whatever a user can mend; then no run folder is left.
+    """
+    if config.train.model is None:
+        msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
+        raise ConfigError(msg)
+    fileset(config.input)  # what costs nothing to check is checked before anything starts
+    with journal.stage("model file"):
+        UserFile.read(config.train.model, ModelContractError).function("model", ModelContractError)
+    started = datetime.now(UTC)
+    with journal.stage("open files") as stage:
+        events = _open(config)
+        stage.events = events.plan.entries
+    made, counted = _specs(config, events, journal)
+    transform = FeatureTransform.of(made.specs, config.features)
+    _log_cuts(made, transform)
+    home = storage.join(storage.absolute(config.runs), config.name)
+    digest = manifests.request_digest([config.digest(), events.plan.digest()])
+    folder = Path(home) / f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
+    chunk_folder = config.chunks.folder or storage.join(home, "chunks", f"{_chunk_digest(config, counted, made)[:16]}")
+    manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
+    with _run_folder(folder) as work:
+        return _fit_and_write(
+            config,
+            journal,
+            _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder)),
+            _RunPlace(folder, work, command, save_as, started),
+        )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    plan: Plan
+    specs: SpecsFile
+    transform: FeatureTransform
+    manifest: Manifest
+    chunk_folder: str
+
+
+@dataclass(frozen=True)
+class _RunPlace:
+    folder: Path
+    work: Path
+    command: str
+    save_as: str | None
+    started: datetime
+
+
+def _fit_and_write(config: Config, journal: Journal, data: _Prepared, place: _RunPlace) -> RunResult:
+    from mlaas_spark.ml import bundle as bundles
+    from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.ml import savedmodel
+    from mlaas_spark.ml import train as training
+    from mlaas_spark.ml.model import load_user_model
+    from mlaas_spark.ml.stream import ChunkStream
+
+    work, manifest = place.work, data.manifest
+    stream = ChunkStream.open(data.chunk_folder, data.transform, config.train.batch_size, config.train.threads)
+    model = load_user_model(str(config.train.model), data.transform.width, seed=config.train.seed)
+    with journal.stage("train") as stage:
+        history = training.train(model, stream, config.train, _told(journal))
+        stage.events = stream.events("train") * config.train.epochs
+    split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
+    with journal.stage("evaluate") as stage:
+        metrics = evaluating.evaluate(model, stream, split)
+        stage.events = stream.events(split)
+    with journal.stage("export"):
+        model.save(work / "model.keras")
+        bundle = bundles.write_bundle(model, stream, config.export, _digest_of(data.specs), work / "bundle")
+        saved = savedmodel.save_as(model, data.transform.width, place.save_as) if place.save_as else None
+    run = {
+        "name": config.name,
+        "command": place.command,
+        "started": place.started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stages": journal.to_json(),
+        "events": {**manifest.ledger, **{split: sum(n.values()) for split, n in manifest.counts().items()}},
+        "labels": manifest.counts(),
+        "width": data.transform.width,
+        "chunks": data.chunk_folder,
+        "bundle": bundle.name,
+        "digests": {
+            **manifest.digests,
+            "config": config.digest(),
+            "content": manifest.content_digest,
+        },
+        "versions": _versions(),
+    }
+    skipped = {
+        "branches": [{"name": item.name, "reason": item.reason} for item in data.plan.schema.omitted],
+        "files": [],
+        "events": {"selection": manifest.ledger["selection"]},
+    }
+    texts = {
+        "config.yaml": config.to_yaml(),
+        "plan.json": json.dumps(data.plan.to_json(), indent=1),
+        "specs.json": data.specs.dumps(),
+        "metrics.json": json.dumps(metrics, indent=1),
+        "history.csv": history.to_csv(),
+        "skipped.json": json.dumps(skipped, indent=1),
+        "run.json": json.dumps(run, indent=1),
+    }
+    from mlaas_spark.report import RunReport, render
+
+    texts["report.html"] = render(
+        RunReport(
+            name=config.name,
+            config_yaml=texts["config.yaml"],
+            command=place.command,
+            run=run,
+            manifest=manifest,
+            specs=data.specs.specs,
+            transform=data.transform,
+            plan=data.plan,
+            metrics=metrics,
+            history=history.rows,
+            bundle=str(place.folder / "bundle" / bundle.archive.name),
+        )
+    )
+    for name, text in texts.items():
+        (work / name).write_text(text, encoding="utf-8")
+    return RunResult(
+        folder=place.folder,
+        bundle=place.folder / "bundle" / bundle.name,
+        archive=place.folder / "bundle" / bundle.archive.name,
+        metrics=metrics,
+        entries=manifest.ledger["entries"],
+        events=manifest.rows,
+        width=data.transform.width,
+        left_out=len(data.plan.schema.omitted),
+        chunks=data.chunk_folder,
+        saved=saved,
+    )
+
+
+def export(run: str, destination: str | None, journal: Journal) -> Path:
+    """Write the bundle of a finished run again, from its model, specs and chunks; returns the tar.
+
+    Raises:
+        ExportError: The folder is no run.
+    """
+    from mlaas_spark.config import read, resolve
+
+    folder = Path(run)
+    if not (folder / "run.json").is_file() or not (folder / "model.keras").is_file():
+        msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
+        raise ExportError(msg)
+    config = resolve(read(folder / "config.yaml"), str(folder / "config.yaml"))
+    made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
+    transform = FeatureTransform.of(made.specs, config.features)
+    chunk_folder = json.loads((folder / "run.json").read_text(encoding="utf-8"))["chunks"]
+    from mlaas_spark.ml.bundle import write_bundle
+    from mlaas_spark.ml.model import load_saved_model
+    from mlaas_spark.ml.stream import ChunkStream
+
+    with journal.stage("export"):
+        stream = ChunkStream.open(chunk_folder, transform, config.train.batch_size, config.train.threads)
+        model = load_saved_model(folder / "model.keras", config.train.model)
+        bundle = write_bundle(model, stream, config.export, _digest_of(made), destination or folder / "bundle")
+    return bundle.archive
+
+
+def serve_check(path: str) -> dict[str, Any]:
+    """Load a bundle as the server does and compare its scores with the model's."""
+    from mlaas_spark.ml.bundle import serve_check as check
+
+    return check(path)
+
+
+def _open(config: Config) -> Events:
+    """Open the files of a config on executors."""
+    files = fileset(config.input)
+    preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
+    label = Expression.parse(config.input.label) if config.input.label else None
+    from mlaas_spark.spark.ingest import open_events
+    from mlaas_spark.spark.session import session
+
+    spark = session(config.spark, f"mlaas-spark {config.name}")
+    return open_events(spark, files, config.input, config.spark.events_per_task, [label] if label else [], preproc)
+
+
+def _keys(config: Config, events: Events) -> tuple[str, ...]:
+    """The identifier branches that the events have and that are whole numbers."""
+    schema = events.plan.schema
+    return tuple(
+        name
+        for name in config.input.identifiers
+        if name in schema and not schema[name].jagged and "int" in schema[name].dtype
+    )
+
+
+def _features(config: Config, events: Events) -> list[str]:
+    """Branches that become features: not identifiers, not what makes the label, not what only the selection reads."""
+    label = Expression.parse(config.input.label).branches if config.input.label else frozenset()
+    chosen = events.plan.schema.select(config.input.branches, config.input.exclude)
+    names = [name for name in chosen.names if name not in label and name not in config.input.identifiers]
+    if not names:
+        msg = "no branch is left that could be a feature: see mlaas-spark inspect for what there is"
+        raise SpecsError(msg)
+    return names
+
+
+def _quantiles(config: Config, events: Events) -> list[str]:
+    """Branches that are normalised by quantiles."""
+    features = config.features
+    return [name for name in _features(config, events) if features.overrides.get(name, features.normalise) == "robust"]
+
+
+def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile, Events]:
+    """Specs of the features, from the config's specs file where it names one."""
+    from mlaas_spark.spark import specs as computing
+
+    wanted = _features(config, events)
+    given = _read_specs(str(config.features.specs)) if config.features.specs else None
+    if given is not None and not given.by_file:
+        with journal.stage("count events") as stage:
+            counted = events.counted()
+            stage.events = counted.plan.entries
+        return _fitting(given, wanted, events, str(config.features.specs)), counted
+    with journal.stage("specs") as stage:
+        made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
+        stage.events = counted.plan.entries
+    return made, counted
+
+
+def _fitting(given: SpecsFile, wanted: Sequence[str], events: Events, source: str) -> SpecsFile:
+    """Specs made elsewhere, if they describe branches that the events have."""
+    lacking = sorted(set(given.specs.branches) - set(wanted))
+    if lacking:
+        msg = f"{source} has specs of {', '.join(lacking[:5])}, which the input does not have as features"
+        raise SpecsMismatchError(msg)
+    odd = [name for name in given.specs.branches if given.specs[name].jagged != events.plan.schema[name].jagged]
+    if odd:
+        msg = f"{source}: {', '.join(odd[:5])} is jagged on one side and flat on the other"
+        raise SpecsMismatchError(msg)
+    if unknown := sorted(set(wanted) - set(given.specs.branches)):
+        _log.warning("%s has no specs of %s: they are no features", source, ", ".join(unknown[:10]))
+    return given
+
+
+def _read_specs(path: str) -> SpecsFile:
+    try:
+        return SpecsFile.loads(storage.read_bytes(path), path)
+    except FileNotFoundError as error:
+        msg = f"no such specs file: {path}; make it with mlaas-spark specs"
+        raise SpecsError(msg) from error
+
+
+def _chunk_request(config: Config, events: Events, made: SpecsFile) -> Any:
+    from mlaas_spark.spark.chunks import ChunkRequest
+
+    return ChunkRequest(
+        config=config.chunks,
+        transform=FeatureTransform.of(made.specs, config.features),
+        keys=_keys(config, events),
+        label=Expression.parse(config.input.label) if config.input.label else None,
+        batch_size=config.train.batch_size,
+        specs_digest=_digest_of(made),
+    )
+
+
+def _chunk_digest(config: Config, events: Events, made: SpecsFile) -> str:
+    request = _chunk_request(config, events, made)
+    digest: str = manifests.request_digest([request.digest(events.plan), config.input.selection or ""])
+    return digest
+
+
+def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journal: Journal) -> Manifest:
+    from mlaas_spark.spark import chunks as building
+
+    with journal.stage("chunks") as stage:
+        manifest = building.build(events, _chunk_request(config, events, made), folder)
+        stage.events = manifest.rows
+        stage.remark = f"{manifest.chunks} chunks, {len(manifest.files)} files in {folder}"
+    if not sum(manifest.counts().get("train", {}).values()):
+        msg = f"no event in the training split of {manifest.rows}: give more events or a larger chunks.split.train"
+        raise ChunkError(msg)
+    storage.write_atomic(storage.join(folder, "specs.json"), made.dumps().encode())
+    return manifest
+
+
+def _told(journal: Journal) -> Callable[[int, int, Any], None]:
+    def told(done: int, total: int, row: Any) -> None:
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in {"chunk", "epoch"})
+        journal.announce(f"  train {done}/{total}: {shown}")
+
+    return told
+
+
+def _log_cuts(made: SpecsFile, transform: FeatureTransform) -> None:
+    """Say how many values the caps will cut."""
+    for name, dim in transform.layout.dims:
+        stats = made.specs[name]
+        cut = sum(max(length - dim, 0) * events for length, events in enumerate(stats.lengths))
+        if stats.jagged and cut:
+            _log.warning("%s: %d of %d values are cut at %d a event", name, cut, stats.count, dim)
+
+
+def _digest_of(made: SpecsFile) -> str:
+    return manifests.request_digest([made.dumps()])
+
+
+@contextmanager
+def _run_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder to work in that becomes the run folder when all is written, and is gone if anything fails."""
+    if folder.exists():
+        msg = f"{folder} is there already: start the run again in a second"
+        raise ConfigError(msg)
+    work = folder.with_name(f".{folder.name}.unfinished")
+    work.mkdir(parents=True)
+    handler = logging.FileHandler(work / "log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("mlaas_spark")
+    logger.addHandler(handler)
+    try:
+        yield work
+        handler.close()
+        os.replace(work, folder)  # noqa: PTH105 - atomic
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _versions() -> dict[str, str]:
+    names = ("mlaas-spark", "pyspark", "pyarrow", "uproot", "awkward", "numpy", "numba", "petastorm", "keras")
+    found = {name: version(name) for name in names}
+    return {
+        **found,
+        "tensorflow": version("tensorflow-cpu"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }
