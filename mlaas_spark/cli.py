@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlaas_spark.config import Config
-    from mlaas_spark.pipeline import Journal, RunResult
+    from mlaas_spark.pipeline import RunResult
+    from mlaas_spark.runs import Journal
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
@@ -92,7 +93,7 @@ def _resolved(content: dict[str, Any], settings: Sequence[str] | None, source: P
 
 
 def _journal() -> Journal:
-    from mlaas_spark.pipeline import Journal
+    from mlaas_spark.runs import Journal
 
     return Journal(announce=lambda line: _err.print(escape(line)))
 
@@ -101,9 +102,11 @@ def _journal() -> Journal:
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Spark's own messages.")] = False,
 ) -> None:
-    level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("mlaas_spark").setLevel(level)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mlaas_spark").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 @app.command()

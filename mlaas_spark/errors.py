@@ -146,6 +146,7 @@ class UnreadableInputError(MlaasSparkError):
     exit_code = 3
 
     def __init__(self, path: str, why: str, tree: str | None = None, entries: tuple[int, int] | None = None) -> None:
+        entries = (int(entries[0]), int(entries[1])) if entries else None
         super().__init__(path, why, tree, entries)
         self.path = path
         self.why = why

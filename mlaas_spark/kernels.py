@@ -220,7 +220,7 @@ def as_float(total: int, unit: int) -> float:
     try:
         return total / (1 << -unit)
     except OverflowError:
-        return math.copysign(math.inf, total)
+        return math.inf if total > 0 else -math.inf
 
 
 def histogram_of_lengths(offsets: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

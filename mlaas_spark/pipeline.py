@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
-import shutil
-import sys
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark import storage
+from mlaas_spark import runs, storage
 from mlaas_spark.errors import ChunkError, ConfigError, ExportError, ModelContractError, SpecsError, SpecsMismatchError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.selection import Expression
@@ -26,57 +19,15 @@ from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from mlaas_spark.config import Config
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.plan import Plan
+    from mlaas_spark.runs import Journal
     from mlaas_spark.spark.ingest import Events
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Stage:
-    """One stage of a job: what it is called, how long it took, how many events went through."""
-
-    name: str
-    seconds: float = 0.0
-    events: int | None = None
-    remark: str = ""
-
-    @property
-    def khz(self) -> float | None:
-        """Thousand events a second."""
-        return self.events / self.seconds / 1e3 if self.events and self.seconds else None
-
-
-@dataclass
-class Journal:
-    """The stages of a job; ``announce`` is told a line at the beginning and the end of each."""
-
-    announce: Callable[[str], None] = _log.info
-    stages: list[Stage] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
-        """Time a stage; a stage that fails is not listed."""
-        stage = Stage(name)
-        self.announce(f"{name} ...")
-        began = time.perf_counter()
-        yield stage
-        stage.seconds = time.perf_counter() - began
-        self.stages.append(stage)
-        speed = f", {stage.events:,} events, {stage.khz:.1f} kHz" if stage.events and stage.khz else ""
-        remark = f": {stage.remark}" if stage.remark else ""
-        self.announce(f"{name} done in {stage.seconds:.1f} s{speed}{remark}")
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """As plain values."""
-        return [
-            {"name": s.name, "seconds": round(s.seconds, 3), "events": s.events, "khz": s.khz and round(s.khz, 2)}
-            for s in self.stages
-        ]
 
 
 @dataclass(frozen=True)
@@ -189,48 +140,50 @@ def train(config: Config, journal: Journal, command: str = "", save_as: str | No
         msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
         raise ConfigError(msg)
     fileset(config.input)  # what costs nothing to check is checked before anything starts
-    with journal.stage("model file"):
-        UserFile.read(config.train.model, ModelContractError).function("model", ModelContractError)
-    started = datetime.now(UTC)
-    with journal.stage("open files") as stage:
-        events = _open(config)
-        stage.events = events.plan.entries
-    made, counted = _specs(config, events, journal)
-    transform = FeatureTransform.of(made.specs, config.features)
-    _log_cuts(made, transform)
-    home = storage.join(storage.absolute(config.runs), config.name)
-    digest = manifests.request_digest([config.digest(), events.plan.digest()])
-    folder = Path(home) / f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
-    chunk_folder = config.chunks.folder or storage.join(home, "chunks", f"{_chunk_digest(config, counted, made)[:16]}")
-    manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
-    with _run_folder(folder) as work:
-        return _fit_and_write(
-            config,
-            journal,
-            _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder)),
-            _RunPlace(folder, work, command, save_as, started),
-        )
+    with runs.working_folder(Path(storage.absolute(config.runs)) / config.name) as work:
+        return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC)))
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    plan: Plan
-    specs: SpecsFile
-    transform: FeatureTransform
-    manifest: Manifest
-    chunk_folder: str
+class _Place:
+    """Where a run is written, who asked for it and when."""
 
-
-@dataclass(frozen=True)
-class _RunPlace:
-    folder: Path
     work: Path
     command: str
     save_as: str | None
     started: datetime
 
 
-def _fit_and_write(config: Config, journal: Journal, data: _Prepared, place: _RunPlace) -> RunResult:
+@dataclass(frozen=True)
+class _Prepared:
+    """What the Spark side leaves for training."""
+
+    plan: Plan
+    specs: SpecsFile
+    transform: FeatureTransform
+    manifest: Manifest
+    folder: str
+
+
+def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
+    import mlaas_spark.ml  # noqa: F401 - keeps TensorFlow quiet, which the user's file is about to import
+
+    with journal.stage("model file"):
+        UserFile.read(str(config.train.model), ModelContractError).function("model", ModelContractError)
+    with journal.stage("open files") as stage:
+        events = _open(config)
+        stage.events = events.plan.entries
+    made, counted = _specs(config, events, journal)
+    transform = FeatureTransform.of(made.specs, config.features)
+    _log_cuts(made, transform)
+    request = _chunk_digest(config, counted, made)
+    chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
+    manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
+    data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder))
+    return _fit_and_publish(config, journal, data, place)
+
+
+def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml import savedmodel
@@ -239,7 +192,9 @@ def _fit_and_write(config: Config, journal: Journal, data: _Prepared, place: _Ru
     from mlaas_spark.ml.stream import ChunkStream
 
     work, manifest = place.work, data.manifest
-    stream = ChunkStream.open(data.chunk_folder, data.transform, config.train.batch_size, config.train.threads)
+    digest = manifests.request_digest([config.digest(), data.plan.digest()])
+    folder = work.with_name(f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}")
+    stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
     model = load_user_model(str(config.train.model), data.transform.width, seed=config.train.seed)
     with journal.stage("train") as stage:
         history = training.train(model, stream, config.train, _told(journal))
@@ -261,14 +216,14 @@ def _fit_and_write(config: Config, journal: Journal, data: _Prepared, place: _Ru
         "events": {**manifest.ledger, **{split: sum(n.values()) for split, n in manifest.counts().items()}},
         "labels": manifest.counts(),
         "width": data.transform.width,
-        "chunks": data.chunk_folder,
+        "chunks": data.folder,
         "bundle": bundle.name,
         "digests": {
             **manifest.digests,
             "config": config.digest(),
             "content": manifest.content_digest,
         },
-        "versions": _versions(),
+        "versions": runs.versions(),
     }
     skipped = {
         "branches": [{"name": item.name, "reason": item.reason} for item in data.plan.schema.omitted],
@@ -298,21 +253,20 @@ def _fit_and_write(config: Config, journal: Journal, data: _Prepared, place: _Ru
             plan=data.plan,
             metrics=metrics,
             history=history.rows,
-            bundle=str(place.folder / "bundle" / bundle.archive.name),
+            bundle=str(folder / "bundle" / bundle.archive.name),
         )
     )
-    for name, text in texts.items():
-        (work / name).write_text(text, encoding="utf-8")
+    runs.publish(work, folder, texts)
     return RunResult(
-        folder=place.folder,
-        bundle=place.folder / "bundle" / bundle.name,
-        archive=place.folder / "bundle" / bundle.archive.name,
+        folder=folder,
+        bundle=folder / "bundle" / bundle.name,
+        archive=folder / "bundle" / bundle.archive.name,
         metrics=metrics,
         entries=manifest.ledger["entries"],
         events=manifest.rows,
         width=data.transform.width,
         left_out=len(data.plan.schema.omitted),
-        chunks=data.chunk_folder,
+        chunks=data.folder,
         saved=saved,
     )
 
@@ -466,7 +420,7 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
 def _told(journal: Journal) -> Callable[[int, int, Any], None]:
     def told(done: int, total: int, row: Any) -> None:
         shown = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in {"chunk", "epoch"})
-        journal.announce(f"  train {done}/{total}: {shown}")
+        journal.say(f"  train {done}/{total}: {shown}")
 
     return told
 
@@ -482,38 +436,3 @@ def _log_cuts(made: SpecsFile, transform: FeatureTransform) -> None:
 
 def _digest_of(made: SpecsFile) -> str:
     return manifests.request_digest([made.dumps()])
-
-
-@contextmanager
-def _run_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder to work in that becomes the run folder when all is written, and is gone if anything fails."""
-    if folder.exists():
-        msg = f"{folder} is there already: start the run again in a second"
-        raise ConfigError(msg)
-    work = folder.with_name(f".{folder.name}.unfinished")
-    work.mkdir(parents=True)
-    handler = logging.FileHandler(work / "log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("mlaas_spark")
-    logger.addHandler(handler)
-    try:
-        yield work
-        handler.close()
-        os.replace(work, folder)  # noqa: PTH105 - atomic
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-
-
-def _versions() -> dict[str, str]:
-    names = ("mlaas-spark", "pyspark", "pyarrow", "uproot", "awkward", "numpy", "numba", "petastorm", "keras")
-    found = {name: version(name) for name in names}
-    return {
-        **found,
-        "tensorflow": version("tensorflow-cpu"),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-    }

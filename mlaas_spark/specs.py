@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mlaas_spark.errors import BranchNotFoundError, SpecsError
-from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, as_float, histogram_of_lengths, tally
+from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, histogram_of_lengths, tally
 from mlaas_spark.schema import buffers
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ class BranchStats:
             nan=seen.nan,
             inf=seen.inf,
             zero=seen.zero,
-            minimum=seen.minimum,
-            maximum=seen.maximum,
+            # + 0.0 makes -0.0 to 0.0: which of them came first must not show
+            minimum=None if seen.minimum is None else seen.minimum + 0.0,
+            maximum=None if seen.maximum is None else seen.maximum + 0.0,
             total=seen.total,
             squares=seen.squares,
             lengths=lengths,
@@ -115,7 +116,8 @@ class BranchStats:
     @property
     def mean(self) -> float:
         """Mean of finite values; NaN without one."""
-        return as_float(self.total, TOTAL_UNIT) / self.finite if self.finite else math.nan
+        # one division of integers: the nearest float64, and no overflow on the way
+        return self.total / (self.finite << -TOTAL_UNIT) if self.finite else math.nan
 
     @property
     def std(self) -> float:
@@ -128,7 +130,9 @@ class BranchStats:
             return math.nan
         # n * sum(x^2) - sum(x)^2 in units of 2**SQUARES_UNIT
         spread = self.finite * self.squares - (self.total * self.total >> (SQUARES_UNIT - 2 * TOTAL_UNIT))
-        return math.sqrt(max(as_float(spread, SQUARES_UNIT), 0.0)) / self.finite
+        # the root too in integers, SQUARES_UNIT being odd; 128 more bits than the unit has keep it exact to a float64
+        root = math.isqrt(max(spread, 0) << 129)
+        return root / (self.finite << ((129 - SQUARES_UNIT) // 2))
 
     def quantile(self, q: float) -> float:
         """Value below which a share ``q`` of the finite values lies, to 0.4 % of the value.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -193,4 +194,5 @@ def _center_and_scale(name: str, stats: BranchStats, normalisation: str) -> tupl
 
 
 def _inverse(spread: float) -> float:
-    return 1.0 / spread if spread > 0 else 0.0
+    inverse = 1.0 / spread if spread > 0 else 0.0
+    return inverse if math.isfinite(inverse) else 0.0  # a spread so small that its inverse is infinite is none

@@ -195,8 +195,19 @@ def _architecture(model: Any) -> Any:
         config = json.loads(model.to_json())
     except (NotImplementedError, TypeError, ValueError, RuntimeError):
         return type(model).__name__  # a subclassed model without a config: its weights must do
-    names = {layer.name: f"layer_{index}" for index, layer in enumerate([model, *model.layers])}
-    return _neutral(config, names)
+    names = dict.fromkeys(_layer_names(config))
+    return _neutral(config, {name: f"layer_{index}" for index, name in enumerate(names)})
+
+
+def _layer_names(config: Any) -> Iterator[str]:
+    """Names of the layers in a model's config, in its order."""
+    if isinstance(config, dict):
+        inner = config.get("config")
+        if isinstance(inner, dict) and isinstance(inner.get("name"), str) and config.get("class_name") != "DTypePolicy":
+            yield inner["name"]
+    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for value in values:
+        yield from _layer_names(value)
 
 
 def _neutral(config: Any, names: dict[str, str]) -> Any:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlaas_spark.errors import ModelContractError, reason
-from mlaas_spark.ml.model import encode_targets, known_remarks
+from mlaas_spark.errors import ModelContractError
+from mlaas_spark.ml.model import encode_targets, graph_reason, known_remarks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +35,7 @@ def predict(model: Any, stream: ChunkStream, split: str) -> tuple[npt.NDArray[An
             try:
                 scores.append(np.asarray(model.predict_on_batch(batch.matrix), np.float32))
             except Exception as error:
-                msg = f"the model cannot predict {split} events: {reason(error)}"
+                msg = f"the model cannot predict {split} events: {graph_reason(error)}"
                 raise ModelContractError(msg) from error
             labels.append(batch.label.copy())  # the batch is a view of a row group, which can go
             weights.append(batch.weight.copy())
@@ -154,7 +154,7 @@ def _loss(
                 y=targets, y_pred=scores, sample_weight=None if (weights == 1.0).all() else weights, training=False
             )
         except Exception as error:
-            msg = f"the model's loss cannot be computed: {reason(error)}"
+            msg = f"the model's loss cannot be computed: {graph_reason(error)}"
             raise ModelContractError(msg) from error
     value = float(loss)
     return value if math.isfinite(value) else None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mlaas_spark")
 
 _FUNCTION = "model"
+_GRAPH_ERROR = "Graph execution error"
+_LONGEST_REASON = 300
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
 
 # what Keras 2 understood and Keras 3 does not, in the words of its errors, and what to write instead
@@ -144,6 +146,16 @@ def loss_name(model: Any) -> str:
     if not isinstance(loss, str):
         loss = getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(loss)).lower()
+
+
+def graph_reason(error: BaseException) -> str:
+    """As ``errors.reason``, without the lines that TensorFlow puts before what went wrong in a graph."""
+    text = str(error)
+    if not text.startswith(_GRAPH_ERROR):
+        return reason(error)
+    said = (line for line in text.splitlines() if line.strip() and not line[0].isspace())
+    told = next((line for line in said if not line.startswith((_GRAPH_ERROR, "Detected at node", "Node: "))), "")
+    return f"{type(error).__name__}: {told[:_LONGEST_REASON]}"
 
 
 @contextmanager

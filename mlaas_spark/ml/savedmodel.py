@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
+import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 
 from mlaas_spark.errors import ExportError, ServingError, reason
 from mlaas_spark.ml import tfaas
-from mlaas_spark.ml.model import known_remarks
+from mlaas_spark.ml.model import graph_reason, known_remarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 _FORBIDDEN_OPS = frozenset(
     {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "DebugIdentityV2"}
 )
+# what TensorFlow 2.19 writes to stderr at its first v1 session, whatever TF_CPP_MIN_LOG_LEVEL says
+_START_UP_LINES = (b"MLIR V1 optimization pass is not enabled", b"log messages before absl::InitializeLog")
 _LOADER_OPS = frozenset({"__saved_model_init_op"})  # a signature that Keras adds, for loaders alone
 
 
@@ -68,7 +73,7 @@ def run_savedmodel(folder: str | Path, x: npt.NDArray[np.float32]) -> npt.NDArra
     import tensorflow as tf
 
     _check_graph(folder)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with _without_start_up_lines(), tf.Graph().as_default(), tf.compat.v1.Session() as session:
         try:
             with _quiet_tensorflow():
                 tf.compat.v1.saved_model.loader.load(session, [tfaas.TAG], str(folder))
@@ -86,7 +91,7 @@ def run_savedmodel(folder: str | Path, x: npt.NDArray[np.float32]) -> npt.NDArra
         try:
             scores = session.run(f"{tfaas.OUTPUT_OP}:0", {fed: np.ascontiguousarray(x, np.float32)})
         except Exception as error:
-            msg = f"{folder} does not run: {reason(error)}"
+            msg = f"{folder} does not run: {graph_reason(error)}"
             raise ServingError(msg) from error
     if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != len(x):
         msg = f"{folder} gives {scores.dtype} {scores.shape} for {len(x)} events, the server needs float32 (n, K)"
@@ -159,6 +164,13 @@ def _check_graph(folder: str | Path) -> None:
             f"outputs, the server needs {tfaas.ARGUMENT} and one output"
         )
         raise ServingError(msg)
+    ops_used = (signature.inputs[tfaas.ARGUMENT].name, *(output.name for output in signature.outputs.values()))
+    if ops_used != (f"{tfaas.INPUT_OP}:0", f"{tfaas.OUTPUT_OP}:0"):
+        msg = (
+            f"{path} is fed at {ops_used[0]} and fetched at {ops_used[1]}, the server uses the ops {tfaas.INPUT_OP} "
+            f"and {tfaas.OUTPUT_OP}: a model without variables has others"
+        )
+        raise ServingError(msg)
     ops = {node.op for node in graph.graph_def.node}
     ops.update(node.op for function in graph.graph_def.library.function for node in function.node_def)
     if forbidden := sorted(ops & _FORBIDDEN_OPS):
@@ -185,3 +197,21 @@ def _quiet_tensorflow() -> Iterator[None]:
     finally:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
+
+
+@contextmanager
+def _without_start_up_lines() -> Iterator[None]:
+    """Hold back what C++ code writes to stderr, then pass on all of it but the known start-up lines."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if not any(known in line for known in _START_UP_LINES):
+                    os.write(2, line)

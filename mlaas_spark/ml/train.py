@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlaas_spark.errors import MlaasSparkError, ModelContractError, reason
-from mlaas_spark.ml.model import check_labels, encode_targets, known_remarks, label_counts, output_width
+from mlaas_spark.errors import MlaasSparkError, ModelContractError
+from mlaas_spark.ml.model import check_labels, encode_targets, graph_reason, known_remarks, label_counts, output_width
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -156,7 +156,7 @@ def _fit_arrays(
             x, y, sample_weight=weight[0] if weight else None, batch_size=config.batch_size, verbose=0, return_dict=True
         )
     except Exception as error:
-        msg = f"fit of the model failed in {where}: {reason(error)}"
+        msg = f"fit of the model failed in {where}: {graph_reason(error)}"
         raise ModelContractError(msg) from error
     return [{"epoch": config.epochs - 1, **{f"{prefix}{name}": float(value) for name, value in found.items()}}]
 
@@ -214,7 +214,7 @@ def _by_epochs(
     except Exception as error:
         if failures:
             raise failures[0] from None
-        msg = f"fit of the model failed in epoch {len(rows)}: {reason(error)}"
+        msg = f"fit of the model failed in epoch {len(rows)}: {graph_reason(error)}"
         raise ModelContractError(msg) from error
     return History(tuple(rows))
 

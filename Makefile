@@ -1,0 +1,62 @@
+# The commands of the README. Each does all its own set-up: Python 3.11, Java 17 and make are all it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
+export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
+export SPARK_HOME := $(CURDIR)/$(VENV)/lib/python3.11/site-packages/pyspark
+export SPARK_CONF_DIR := $(CURDIR)/conf/spark
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sample made here
+	@$(BIN)/mlaas-spark demo --out data/demo
+	@$(BIN)/spark-submit --master 'local[2]' jobs/train.py --config conf/demo.yaml
+
+test: $(INSTALLED) java  ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) java  ## Measure the stages beside their peers; writes benchmarks/out/results.json
+	@$(BIN)/python -m benchmarks
+
+lock: $(INSTALLED)  ## Make requirements.lock anew from setup.cfg (needs uv)
+	@uv pip compile setup.cfg --extra dev --extra xrootd --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header -o requirements.lock
+
+clean:  ## Remove what the targets made, the environment too
+	@rm -rf $(VENV) runs data benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The environment is made again only when the lock file or the package's metadata change.
+$(INSTALLED): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "mlaas_spark needs Python 3.11: install it, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Python 3.11 lacks its venv module: install it (Debian: apt install python3.11-venv)" >&2; exit 2; }
+	@echo "installing the packages of requirements.lock into $(VENV) (once, some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: java
+java:
+	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
+	found=$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1 || true); \
+	test "$$found" = 17 || { echo "mlaas_spark needs Java 17, found $${found:-none}: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME" >&2; exit 2; }

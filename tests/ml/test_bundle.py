@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from mlaas_spark.config import ExportConfig
+from mlaas_spark.errors import ExportError, ServingError
+from mlaas_spark.ml import bundle as bundles
+from mlaas_spark.ml import savedmodel
+from mlaas_spark.ml.bundle import Bundle, serve_check, write_bundle
+from mlaas_spark.ml.model import load_user_model
+from mlaas_spark.ml.savedmodel import run_savedmodel, save_as, write_savedmodel
+from mlaas_spark.ml.tfaas import Params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.ml.conftest import Chunks, MakeChunks
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def net() -> Any:
+    """A model of one output for the five columns of the test chunks."""
+    return make_net(1)
+
+
+def make_net(outputs: int, bias: float = 0.1) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    output = keras.layers.Dense(outputs, activation=activation, bias_initializer=keras.initializers.Constant(bias))
+    model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(4, activation="relu"), output])
+    model.compile(loss="binary_crossentropy", optimizer="sgd")
+    return model
+
+
+@pytest.fixture(scope="module")
+def made(chunks: Chunks, net: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that no test changes."""
+    return write_bundle(net, chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def copy(made: Bundle, tmp_path: Path) -> Path:
+    """A copy of the bundle's folder to tamper with."""
+    return shutil.copytree(made.folder, tmp_path / made.name)
+
+
+# what is in a bundle
+
+
+def test_a_bundle_has_what_the_server_needs(made: Bundle) -> None:
+    inside = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*")}
+    assert {"assets", "variables", "variables/variables.index", "saved_model.pb", "params.json"} < inside
+    assert {"labels.txt", "layout.json", "check.npz"} < inside
+    assert Params.loads((made.folder / "params.json").read_text()).name == made.name == made.folder.name
+    assert made.name.startswith("higgs_")
+
+
+def test_nothing_else_is_left_beside_it(made: Bundle) -> None:
+    assert {path.name for path in made.folder.parent.iterdir()} == {made.name, f"{made.name}.tar.gz"}
+
+
+def test_its_layout_names_every_column(made: Bundle) -> None:
+    layout = json.loads((made.folder / "layout.json").read_text())
+    assert layout["columns"] == ["MET", "nJet", "Jet_pt_0", "Jet_pt_1", "Jet_pt_2"]
+
+
+def test_it_records_the_models_scores_of_test_events(made: Bundle, chunks: Chunks, net: Any) -> None:
+    with np.load(made.folder / "check.npz", allow_pickle=False) as check:
+        np.testing.assert_allclose(check["x"], chunks.expected("test")[0], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(check["scores"], net.predict(check["x"], verbose=0), atol=1e-6)
+
+
+def test_the_tar_has_folders_before_their_files_and_the_name_first(made: Bundle) -> None:
+    with tarfile.open(made.archive, "r:gz") as archive:
+        members = archive.getmembers()
+    names = [member.name for member in members]
+    assert names[0] == made.name
+    for member in members:
+        assert (member.mtime, member.uid, member.uname) == (0, 0, "")
+        if "/" in member.name:
+            folder = member.name.rsplit("/", 1)[0]
+            assert names.index(folder) < names.index(member.name)
+            assert members[names.index(folder)].isdir()
+
+
+def test_the_tar_of_a_folder_is_always_the_same(made: Bundle, tmp_path: Path) -> None:
+    again = shutil.copytree(made.folder, tmp_path / made.name)
+    bundles._write_tar(again, tmp_path / "again.tar.gz")  # noqa: SLF001 - what Keras writes differs from run to run
+    assert (tmp_path / "again.tar.gz").read_bytes() == made.archive.read_bytes()
+
+
+def test_exporting_the_same_again_gives_the_same_bundle(made: Bundle, chunks: Chunks, net: Any) -> None:
+    before = made.archive.stat().st_mtime_ns
+    again = write_bundle(net, chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, made.folder.parent)
+    assert again == made
+    assert made.archive.stat().st_mtime_ns == before
+
+
+def test_a_model_built_twice_has_one_name(chunks: Chunks, made: Bundle, tmp_path: Path) -> None:
+    assert write_bundle(make_net(1), chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, tmp_path).name == made.name
+
+
+def test_other_weights_have_another_name(chunks: Chunks, made: Bundle, tmp_path: Path) -> None:
+    other = write_bundle(make_net(1, bias=0.2), chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, tmp_path)
+    assert other.name != made.name
+
+
+@pytest.mark.parametrize(
+    ("outputs", "given", "labels"),
+    [(1, (), ["1"]), (2, (), ["0", "1"]), (1, ("bkg", "sig"), ["sig"]), (3, ("a", "b", "c"), ["a", "b", "c"])],
+)
+def test_each_output_has_a_label(
+    chunks: Chunks, tmp_path: Path, outputs: int, given: tuple[str, ...], labels: list[str]
+) -> None:
+    made = write_bundle(make_net(outputs), chunks.stream(), ExportConfig(labels=given), "ab", tmp_path)
+    assert (made.folder / "labels.txt").read_text().splitlines() == labels
+
+
+@pytest.mark.parametrize(("labels", "message"), [(("a", "b", "c"), "has 3 labels"), (("a\nb",), "not one line")])
+def test_labels_that_do_not_fit_are_refused(
+    chunks: Chunks, net: Any, tmp_path: Path, labels: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        write_bundle(net, chunks.stream(), ExportConfig(labels=labels), "ab", tmp_path)
+
+
+def test_an_export_that_differs_from_the_model_leaves_nothing(
+    chunks: Chunks, net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = make_net(1, bias=0.1001)
+    monkeypatch.setattr(bundles, "write_savedmodel", lambda _, width, folder: write_savedmodel(wrong, width, folder))
+    with pytest.raises(ExportError, match="gives other scores than the model did"):
+        write_bundle(net, chunks.stream(), ExportConfig(), "ab", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# serve-check
+
+
+def test_serve_check_repeats_the_proof_for_folder_and_tar(made: Bundle) -> None:
+    report = serve_check(made.folder)
+    assert report == serve_check(made.archive)
+    assert (report["name"], report["width"], report["outputs"], report["events"]) == (made.name, 5, 1, 119)
+    assert report["difference"] <= 1e-6
+
+
+def rewrite_check(folder: Path, **change: Any) -> None:
+    with np.load(folder / "check.npz") as check:
+        content = {**check, **change}
+    np.savez_compressed(folder / "check.npz", **content)
+
+
+def other_scores(folder: Path) -> None:
+    with np.load(folder / "check.npz") as check:
+        scores = check["scores"] + np.float32(1e-5)
+    rewrite_check(folder, scores=scores)
+
+
+def other_weights(folder: Path) -> None:
+    shutil.rmtree(folder / "variables")
+    write_savedmodel(make_net(1, bias=0.5), 5, folder.parent / "other")
+    shutil.copytree(folder.parent / "other" / "variables", folder / "variables")
+
+
+def cut_variables(folder: Path) -> None:
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+
+
+def pickled_check(folder: Path) -> None:
+    rewrite_check(folder, x=np.array([object()], dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (other_scores, "gives other scores"),
+        (other_weights, "gives other scores|does not run: InvalidArgumentError: For bias_dims"),
+        (cut_variables, "cannot be loaded as a SavedModel"),
+        (pickled_check, "holds no check events"),
+        (lambda folder: rewrite_check(folder, x=np.zeros((119, 4), np.float32)), "4 columns, layout.json 5"),
+        (lambda folder: rewrite_check(folder, scores=np.zeros((119, 2), np.float32)), "names 1 outputs"),
+        (lambda folder: (folder / "check.npz").write_bytes(b"PK"), "holds no check events"),
+        (lambda folder: (folder / "check.npz").unlink(), "cannot read .*check.npz"),
+        (lambda folder: (folder / "assets").rmdir(), "has no folder assets"),
+        (lambda folder: (folder / "params.json").unlink(), r"cannot read .*params\.json"),
+        (lambda folder: (folder / "params.json").write_text(Params("other").dumps()), "is of the model other"),
+        (lambda folder: (folder / "labels.txt").write_text("a\nb\n"), "names 2 outputs, the model has 1"),
+        (lambda folder: (folder / "layout.json").write_text("{}"), "does not describe a feature layout"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"nothing"), "is no SavedModel|graphs tagged"),
+        (lambda folder: (folder / "saved_model.pb").unlink(), "is no SavedModel"),
+    ],
+)
+def test_a_tampered_bundle_is_refused(copy: Path, tamper: Callable[[Path], Any], message: str) -> None:
+    tamper(copy)
+    with pytest.raises(ServingError, match=message):
+        serve_check(copy)
+
+
+# hostile tars
+
+
+def pack(path: Path, members: list[tarfile.TarInfo | tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+ROOT = special("m", tarfile.DIRTYPE)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("/etc/evil", b"x")], "'/etc/evil' is no part of a bundle"),
+        ([ROOT, ("m/../../evil", b"x")], "no part of a bundle"),
+        ([ROOT, ("../evil", b"x")], "no part of a bundle"),
+        ([ROOT, special("m/params.json", tarfile.SYMTYPE, "/etc/passwd")], "neither a file nor a folder"),
+        ([ROOT, special("m/params.json", tarfile.LNKTYPE, "m/x")], "neither a file nor a folder"),
+        ([ROOT, special("m/params.json", tarfile.CHRTYPE)], "neither a file nor a folder"),
+        ([ROOT, special("m/params.json", tarfile.FIFOTYPE)], "neither a file nor a folder"),
+        ([ROOT, ("m/params.json", b"1"), ("m/params.json", b"2")], "comes twice"),
+        ([ROOT, ("m/./params.json", b"1"), ("m/params.json", b"2")], "comes twice"),
+        ([ROOT, ("m/run.sh", b"x")], "no part of a bundle"),
+        ([ROOT, special("m/variables", tarfile.DIRTYPE), ("m/variables/.bashrc", b"x")], "no part of a bundle"),
+        ([ROOT, special("n", tarfile.DIRTYPE)], "is of another model"),
+        ([special("my-model", tarfile.DIRTYPE)], "no part of a bundle"),
+        ([("m/params.json", b"{}")], "does not come before it"),
+        ([], "holds no model"),
+    ],
+)
+def test_a_hostile_tar_is_refused_and_writes_nothing(
+    tmp_path: Path, members: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "work"))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ServingError, match=message):
+        serve_check(pack(tmp_path / "evil.tar.gz", members))
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "evil.tar.gz"}
+
+
+def test_a_tar_that_says_it_is_too_large_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    huge = tarfile.TarInfo("m/check.npz")
+    huge.size = 9 * 2**30
+    path = tmp_path / "huge.tar.gz"
+    path.write_bytes(gzip.compress(ROOT.tobuf() + huge.tobuf()))
+    with pytest.raises(ServingError, match="makes it too large"):
+        serve_check(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip at all", gzip.compress(b"no tar at all" * 100)])
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(ServingError, match="cannot read the bundle"):
+        serve_check(tmp_path / "x.tar.gz")
+
+
+def test_a_cut_tar_is_refused(made: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "cut.tar.gz").write_bytes(made.archive.read_bytes()[:-2000])
+    with pytest.raises(ServingError, match="cannot read the bundle"):
+        serve_check(tmp_path / "cut.tar.gz")
+
+
+def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="No such file"):
+        serve_check(tmp_path / "none.tar.gz")
+
+
+# SavedModels
+
+
+def events(n: int, width: int = 5) -> Any:
+    return np.random.default_rng(2).normal(size=(n, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_a_savedmodel_fed_by_op_name_scores_like_the_model(tmp_path: Path, outputs: int) -> None:
+    model, x = make_net(outputs), events(1000)
+    write_savedmodel(model, 5, tmp_path / "s")
+    served = run_savedmodel(tmp_path / "s", x)
+    assert served.dtype == np.float32
+    np.testing.assert_allclose(served, model.predict(x, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(run_savedmodel(tmp_path / "s", x[:1]), served[:1], atol=1e-6)
+
+
+def test_scores_of_another_type_are_served_as_float32(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(1, dtype="float64")])
+    write_savedmodel(model, 5, tmp_path / "s")
+    assert run_savedmodel(tmp_path / "s", events(3)).dtype == np.float32
+
+
+def test_subclassed_models_are_served_and_bundled(
+    model_file: Callable[[str], Path], chunks: Chunks, tmp_path: Path
+) -> None:
+    text = """
+    import keras
+
+    class Net(keras.Model):
+        def __init__(self, **kwds):
+            super().__init__(**kwds)
+            self.drop, self.dense = keras.layers.Dropout(0.5), keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, x, training=False):
+            return self.dense(self.drop(x, training=training))
+
+    def model(idim):
+        net = Net()
+        net.compile(loss="binary_crossentropy", optimizer="sgd")
+        return net
+    """
+    model = load_user_model(model_file(text), 5)
+    made = write_bundle(model, chunks.stream(), ExportConfig(), "ab", tmp_path / "out")
+    assert serve_check(made.archive)["difference"] <= 1e-6
+
+
+def write_with_tensorflow(folder: Path, signature: str = "serving_default", argument: str = "inputs_input") -> None:
+    import tensorflow as tf
+
+    class Module(tf.Module):  # type: ignore[misc] # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = tf.Variable(2.0)
+
+    module = Module()
+    spec = tf.TensorSpec((None, 5), tf.float32, name=argument)
+    function = tf.function(lambda x: module.factor * x, input_signature=[spec])
+    tf.saved_model.save(module, str(folder), signatures={signature: function})
+
+
+def test_a_savedmodel_of_another_signature_is_refused(tmp_path: Path) -> None:
+    write_with_tensorflow(tmp_path / "s", signature="predict")
+    with pytest.raises(ServingError, match="has the signatures predict, the server needs serving_default alone"):
+        run_savedmodel(tmp_path / "s", events(2))
+
+
+def test_a_savedmodel_of_another_argument_is_refused(tmp_path: Path) -> None:
+    write_with_tensorflow(tmp_path / "s", argument="x")
+    with pytest.raises(ServingError, match="takes x"):
+        run_savedmodel(tmp_path / "s", events(2))
+
+
+def test_a_savedmodel_without_variables_is_fetched_elsewhere(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((None, 5), tf.float32, name="inputs_input")
+    function = tf.function(lambda x: 2.0 * x, input_signature=[spec])
+    tf.saved_model.save(tf.Module(), str(tmp_path / "s"), signatures={"serving_default": function})
+    with pytest.raises(ServingError, match="fetched at PartitionedCall:0, the server uses"):
+        run_savedmodel(tmp_path / "s", events(2))
+
+
+def test_a_savedmodel_that_writes_files_is_refused_and_does_not(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    variable = tf.Variable(1.0)
+    module = tf.Module()
+    module.variable = variable
+
+    def score(x: Any) -> Any:
+        with tf.control_dependencies([tf.io.write_file(str(tmp_path / "ran"), "x")]):
+            return variable * x
+
+    spec = tf.TensorSpec((None, 5), tf.float32, name="inputs_input")
+    function = tf.function(score, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "s"), signatures={"serving_default": function})
+    with pytest.raises(ServingError, match="has the op WriteFile"):
+        run_savedmodel(tmp_path / "s", events(2))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_events_of_another_width_are_refused(made: Bundle) -> None:
+    with pytest.raises(ServingError, match=r"takes float32 \(None, 5\), the events are float32 \(None, 6\)"):
+        run_savedmodel(made.folder, events(2, width=6))
+
+
+def test_running_a_savedmodel_writes_nothing_to_the_terminal(made: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    run_savedmodel(made.folder, events(2))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_lines_on_stderr_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with savedmodel._without_start_up_lines():  # noqa: SLF001 - native code cannot be made to write at will
+        os.write(2, b"I0000 MLIR V1 optimization pass is not enabled\nan error\n")
+    assert capfd.readouterr().err == "an error\n"
+
+
+# names that users choose
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_model_saved_by_keras_loads_back(net: Any, tmp_path: Path, name: str, capfd: Any) -> None:
+    import keras
+
+    path = save_as(net, 5, tmp_path / "new" / name)
+    assert capfd.readouterr() == ("", "")
+    loaded = keras.models.load_model(path, compile=False)
+    np.testing.assert_array_equal(loaded.predict(events(4), verbose=0), net.predict(events(4), verbose=0))
+    assert [path.name for path in path.parent.iterdir()] == [name]
+
+
+def test_a_pb_name_is_a_savedmodel_folder_and_can_be_replaced(net: Any, tmp_path: Path) -> None:
+    for model in (make_net(2), net):
+        path = save_as(model, 5, tmp_path / "model.pb")
+    np.testing.assert_allclose(run_savedmodel(path, events(4)), net.predict(events(4), verbose=0), atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pb"]
+
+
+def test_another_suffix_is_refused_with_what_is_possible(net: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"model\.onnx: give a name that ends in \.keras, \.h5 or \.pb"):
+        save_as(net, 5, tmp_path / "model.onnx")
+
+
+def test_a_folder_that_holds_something_else_is_kept(net: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.pb").mkdir()
+    (tmp_path / "model.pb" / "thesis.tex").write_text("years")
+    with pytest.raises(ExportError, match="holds no model"):
+        save_as(net, 5, tmp_path / "model.pb")
+    assert (tmp_path / "model.pb" / "thesis.tex").read_text() == "years"
+
+
+def test_chunks_without_any_events_cannot_be_exported(net: Any, make_chunks: MakeChunks, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no events to check"):
+        write_bundle(net, make_chunks({}).stream(), ExportConfig(), "ab", tmp_path / "out")
