@@ -47,10 +47,10 @@ class GroupConfig(_Section):
     def _one_path_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("weight")
+    @field_validator("label", "weight")
     @classmethod
-    def _weight_is_finite(cls, value: float) -> float:
-        if not math.isfinite(value):
+    def _is_finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
             msg = "must be finite"
             raise ValueError(msg)
         return value
@@ -167,6 +167,17 @@ class SparkConfig(_Section):
     conf: dict[str, str] = Field(default_factory=dict)
     events_per_task: int = Field(default=25_000, ge=1)
 
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _values_are_text(cls, value: object) -> object:
+        # YAML reads 8 and true as a number and a bool; Spark wants the text
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, int | float) else item
+            for key, item in value.items()
+        }
+
 
 class Config(_Section):
     """Everything a job is told. Each section is documented in conf/local.yaml."""
@@ -218,7 +229,11 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     Raises:
         ConfigError: A setting without ``=``, or a key below something that is not a mapping.
     """
-    result = json.loads(json.dumps(dict(content), default=str))
+    try:
+        result = json.loads(json.dumps(dict(content), default=str))
+    except TypeError as error:
+        msg = f"config: {error}"
+        raise ConfigError(msg) from error
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():

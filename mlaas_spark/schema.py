@@ -145,7 +145,12 @@ class EventSchema:
         return type(self).of((branch for branch in self.branches if branch.name in chosen), (*self.omitted, *left_out))
 
     def _matching(self, pattern: str, where: str) -> list[str]:
-        found = [b.name for b in self.branches if fnmatchcase(b.name, pattern) or fnmatchcase(b.source, pattern)]
+        # a name is also itself: ROOT has names like fMatrix[4], where a glob sees a set of characters
+        found = [
+            b.name
+            for b in self.branches
+            if pattern in {b.name, b.source} or fnmatchcase(b.name, pattern) or fnmatchcase(b.source, pattern)
+        ]
         if not found and pattern != "*" and not any(fnmatchcase(omitted.name, pattern) for omitted in self.omitted):
             raise BranchNotFoundError(pattern, self.names, where)
         return found
@@ -189,6 +194,8 @@ def buffers(column: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] |
 
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     if array.null_count:
+        if pa.types.is_float16(array.type):  # pyarrow neither casts nor fills these
+            array = pa.array(array.to_numpy(zero_copy_only=False).astype("float64"), from_pandas=True)
         array = array.cast(pa.float64()).fill_null(float("nan"))
     numbers: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return numbers

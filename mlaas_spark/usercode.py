@@ -15,6 +15,7 @@ from mlaas_spark.errors import MlaasSparkError, hint, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ class UserFile:
             msg = f"{self.path} cannot be loaded as a Python module"
             raise error(msg)
         module = importlib.util.module_from_spec(spec)
-        with _importable(str(Path(self.path).parent)):
+        with _importable(str(Path(self.path).parent), module):
             try:
                 loader.exec_module(module)
-            except Exception as failure:
+            except (Exception, SystemExit) as failure:
                 raise error(self.explain(failure)) from failure
         found = getattr(module, name, None)
         if not callable(found):
@@ -59,7 +60,7 @@ class UserFile:
     def explain(self, failure: BaseException) -> str:
         """Where in the file an error came from, and what it says."""
         if isinstance(failure, SyntaxError):
-            return f"{self.path}, line {failure.lineno}: {failure.msg}"
+            return f"{failure.filename or self.path}, line {failure.lineno}: {failure.msg}"
         if isinstance(failure, ModuleNotFoundError) and (failure.name or "").split(".")[0] == "MLaaS4HEP":
             return f"{self.path} imports {failure.name}: mlaas_spark does not need it, take that import out"
         lines = [frame.lineno for frame in traceback.extract_tb(failure.__traceback__) if frame.filename == self.path]
@@ -78,10 +79,16 @@ class _SourceLoader(importlib.abc.InspectLoader):
 
 
 @contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """Let the file import its neighbours while it is run."""
+def _importable(folder: str, module: ModuleType) -> Iterator[None]:
+    """While the file is run, let it import its neighbours and its classes find their module (dataclasses ask for it).
+
+    Not longer: what stays out of ``sys.modules`` is pickled by value, which executors need.
+    """
     sys.path.insert(0, folder)
+    sys.modules[module.__name__] = module
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.modules.pop(module.__name__, None)
+        if folder in sys.path:  # the file may have changed it
+            sys.path.remove(folder)

@@ -94,9 +94,9 @@ def write_bundle(
     name = tfaas.served_name(export.name, digest)
     target, archive = Path(destination) / name, Path(destination) / f"{name}.tar.gz"
     work = Path(destination) / f".{name}.{uuid.uuid4().hex}"
+    if target.exists():
+        return _present(target, archive)
     try:
-        if target.exists():
-            return _present(target, archive)
         folder = work / name
         folder.mkdir(parents=True)
         write_savedmodel(model, width, folder)
@@ -143,10 +143,14 @@ def serve_check(path: str | Path) -> dict[str, Any]:
 
 def _present(target: Path, archive: Path) -> Bundle:
     """The bundle that an earlier export left, if it is whole."""
-    report = serve_check(target)
-    if serve_check(archive) != report:
-        msg = f"{archive} and {target} differ: remove both"
-        raise ServingError(msg)
+    try:
+        report, of_archive = serve_check(target), serve_check(archive)
+    except ServingError as error:
+        msg = f"an earlier export of this model is damaged, remove {target} and {archive.name}: {error}"
+        raise ExportError(msg) from error
+    if of_archive != report:
+        msg = f"{target} and {archive.name} of an earlier export differ: remove both"
+        raise ExportError(msg)
     return Bundle(report["name"], target, archive, report["width"], report["outputs"], report["difference"])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlaas_spark.errors import ModelContractError
-from mlaas_spark.ml.model import encode_targets, graph_reason, known_remarks
+from mlaas_spark.ml.model import check_labels, encode_targets, graph_reason, known_remarks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,6 +55,7 @@ def evaluate(model: Any, stream: ChunkStream, split: str = "test") -> dict[str, 
         ChunkError: The chunks cannot be read.
     """
     scores, labels, weights = predict(model, stream, split)
+    check_labels(model, {float(label) for label in np.unique(labels)}, scores.shape[1])
     metrics: dict[str, Any] = {
         "split": split,
         "events": len(labels),

@@ -24,7 +24,7 @@ logger = logging.getLogger("mlaas_spark")
 _FUNCTION = "model"
 _GRAPH_ERROR = "Graph execution error"
 _LONGEST_REASON = 300
-_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
 
 # what Keras 2 understood and Keras 3 does not, in the words of its errors, and what to write instead
 _KERAS_3 = (
@@ -122,6 +122,8 @@ def check_labels(model: Any, labels: Iterable[float], n_classes: int) -> None:
         ModelContractError: They cannot.
     """
     found = sorted(set(labels))
+    if not found:
+        return
     shown = ", ".join(f"{label:g}" for label in found[:8])
     if n_classes == 1:
         if loss_name(model) in _BINARY_LOSSES and (found[0] < 0 or found[-1] > 1):

@@ -76,7 +76,8 @@ def train(model: Any, stream: ChunkStream, config: TrainConfig, progress: Progre
 
 def _targets(model: Any, stream: ChunkStream) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
     """How labels become targets, if the training split can train the model at all."""
-    counts = label_counts(stream.manifest.counts().get(TRAIN, {}))
+    by_split = {split: label_counts(counts) for split, counts in stream.manifest.counts().items()}
+    counts = by_split.get(TRAIN, {})
     if not stream.events(TRAIN):
         msg = f"no events are in the training split of {stream.folder}"
         raise ModelContractError(msg)
@@ -88,7 +89,7 @@ def _targets(model: Any, stream: ChunkStream) -> Callable[[npt.NDArray[np.float3
         )
         raise ModelContractError(msg)
     outputs = output_width(model, stream.width)
-    check_labels(model, counts, outputs)
+    check_labels(model, {label for labels in by_split.values() for label in labels}, outputs)
     return partial(_encoded, model, outputs)
 
 
@@ -183,13 +184,14 @@ def _by_epochs(
     rows: list[Row] = []
 
     def end_batch(batch: int, logs: Mapping[str, Any] | None) -> None:
-        if math.isnan((logs or {}).get("loss", 0.0)):
-            model.stop_training = True
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
             where = f"epoch {len(rows)}, batch {batch}"
             _refuse_nan({"loss": math.nan}, where, stream.transform, _some_events(stream))
 
     def end_epoch(epoch: int, logs: Mapping[str, Any] | None) -> None:
         rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        if not _finite(rows[-1]):
+            _refuse_nan(rows[-1], f"epoch {epoch}", stream.transform, _some_events(stream))
         report(epoch + 1, config.epochs, rows[-1])
 
     arguments = {
@@ -220,13 +222,18 @@ def _by_epochs(
 
 
 def _refuse_nan(row: Row, where: str, transform: FeatureTransform, matrix: npt.NDArray[np.float32]) -> None:
-    if not any(math.isnan(value) for name, value in row.items() if name.endswith("loss")):
+    if _finite(row):
         return
     msg = (
         f"the loss is not a number in {where}; the largest feature values are {largest_values(transform, matrix)}: "
         "normalise them, or lower the learning rate"
     )
     raise ModelContractError(msg)
+
+
+def _finite(row: Row) -> bool:
+    """Whether all losses of a history row are numbers."""
+    return all(math.isfinite(value) for name, value in row.items() if name.endswith("loss"))
 
 
 def _some_events(stream: ChunkStream) -> npt.NDArray[np.float32]:

@@ -110,6 +110,14 @@ def test_exporting_the_same_again_gives_the_same_bundle(made: Bundle, chunks: Ch
     assert made.archive.stat().st_mtime_ns == before
 
 
+def test_a_damaged_earlier_export_is_named_and_kept(made: Bundle, chunks: Chunks, net: Any, tmp_path: Path) -> None:
+    shutil.copytree(made.folder.parent, tmp_path / "out")
+    (tmp_path / "out" / made.name / "labels.txt").unlink()
+    with pytest.raises(ExportError, match=r"earlier export of this model is damaged.*labels\.txt"):
+        write_bundle(net, chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, tmp_path / "out")
+    assert (tmp_path / "out" / made.name / "check.npz").exists()
+
+
 def test_a_model_built_twice_has_one_name(chunks: Chunks, made: Bundle, tmp_path: Path) -> None:
     assert write_bundle(make_net(1), chunks.stream(), ExportConfig(name="higgs"), "ab" * 32, tmp_path).name == made.name
 

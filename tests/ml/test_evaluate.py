@@ -136,6 +136,13 @@ class TestWithModels:
         assert labels.tolist() == [event["label"] for event in chunks.of("validation")]
         assert weights.tolist() == [1.0] * 97
 
+    def test_labels_that_the_model_has_no_output_for_are_refused(
+        self, make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
+    ) -> None:
+        stream = make_chunks({(0, "test"): make_events(30, seed=1, classes=3)}).stream()
+        with pytest.raises(ModelContractError, match="the labels are 0, 1, 2"):
+            evaluate(load_user_model(plain_model, stream.width), stream)
+
     def test_a_split_without_events_is_refused(
         self, make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
     ) -> None:
