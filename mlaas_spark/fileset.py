@@ -66,10 +66,11 @@ def fileset(config: InputConfig) -> tuple[InputFile, ...]:
         raise FilesetError(msg)
     seen: set[tuple[str, str | None]] = set()
     for file in files:
-        if (file.path, file.tree) in seen:
+        place = file.path if "://" in file.path else str(Path(file.path).resolve())
+        if (place, file.tree) in seen:
             msg = f"{file.path} is named twice: its events would count twice; name it once"
             raise FilesetError(msg)
-        seen.add((file.path, file.tree))
+        seen.add((place, file.tree))
     formats = sorted({file.format.value for file in files})
     if len(formats) > 1:
         msg = (

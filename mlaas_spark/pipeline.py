@@ -79,9 +79,7 @@ def inspect(config: Config, journal: Journal) -> Inspection:
     """Open the files; read no events."""
     from mlaas_spark.config import Format
 
-    with journal.stage("open files") as stage:
-        events = _open(config)
-        stage.events = events.plan.entries
+    events = _open(config, journal)
     trees: dict[str, dict[str, int]] = {}
     if events.plan.files[0].format is Format.ROOT:
         from mlaas_spark import root_io
@@ -94,8 +92,7 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the selected events as a Parquet data set with a manifest."""
     from mlaas_spark.spark import convert as converting
 
-    with journal.stage("open files"):
-        events = _open(config)
+    events = _open(config, journal)
     with journal.stage("convert") as stage:
         manifest = converting.convert(events, storage.absolute(folder))
         stage.events = manifest.ledger["entries"]
@@ -106,8 +103,7 @@ def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
     """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again."""
     from mlaas_spark.spark import specs as computing
 
-    with journal.stage("open files"):
-        events = _open(config)
+    events = _open(config, journal)
     known = _read_specs(target) if storage.exists(target) else None
     with journal.stage("specs") as stage:
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
@@ -118,8 +114,7 @@ def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
 
 def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the chunk data set of the config, with specs.json beside its manifest's folder."""
-    with journal.stage("open files"):
-        events = _open(config)
+    events = _open(config, journal)
     made, counted = _specs(config, events, journal)
     return _chunks(config, counted, made, storage.absolute(folder), journal)
 
@@ -170,9 +165,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
 
     with journal.stage("model file"):
         UserFile.read(str(config.train.model), ModelContractError).function("model", ModelContractError)
-    with journal.stage("open files") as stage:
-        events = _open(config)
-        stage.events = events.plan.entries
+    events = _open(config, journal)
     made, counted = _specs(config, events, journal)
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
@@ -305,7 +298,7 @@ def serve_check(path: str) -> dict[str, Any]:
     return check(path)
 
 
-def _open(config: Config) -> Events:
+def _open(config: Config, journal: Journal) -> Events:
     """Open the files of a config on executors."""
     files = fileset(config.input)
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
@@ -313,8 +306,13 @@ def _open(config: Config) -> Events:
     from mlaas_spark.spark.ingest import open_events
     from mlaas_spark.spark.session import session
 
-    spark = session(config.spark, f"mlaas-spark {config.name}")
-    return open_events(spark, files, config.input, config.spark.events_per_task, [label] if label else [], preproc)
+    with journal.stage("start Spark"):
+        spark = session(config.spark, f"mlaas-spark {config.name}")
+    with journal.stage("open files") as stage:
+        expressions = [label] if label else []
+        events = open_events(spark, files, config.input, config.spark.events_per_task, expressions, preproc)
+        stage.events = events.plan.entries
+    return events
 
 
 def _keys(config: Config, events: Events) -> tuple[str, ...]:

@@ -105,6 +105,8 @@ def move(source: str, target: str) -> None:
         return
     fs.makedirs(target_path.rsplit("/", 1)[0], exist_ok=True)
     if fs.exists(target_path):
+        if not fs.exists(path):  # a target that an earlier try moved into place stays
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
         fs.rm_file(target_path)
     fs.mv(path, target_path)
 

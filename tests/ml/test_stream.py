@@ -154,7 +154,8 @@ def test_a_pool_that_says_too_early_that_it_is_done_is_asked_again() -> None:
             return answer
 
     results, pool = _Results(), HastyPool()
-    assert [results.read_next(pool), results.read_next(pool)] == ["first", "second"]
+    got: list[Any] = [results.read_next(pool), results.read_next(pool)]
+    assert got == ["first", "second"]
     with pytest.raises(StopIteration):
         results.read_next(pool)
 

@@ -1,0 +1,179 @@
+"""plan: ranges tile the entries, keep clusters whole, and the digest sees what is read, not how."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas_spark.config import Format
+from mlaas_spark.errors import FilesetError
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, make_plan
+from mlaas_spark.schema import Branch, EventSchema
+
+SCHEMA = EventSchema.of([Branch("MET", "MET", "float32", jagged=False)])
+
+
+def planned(index: int, boundaries: list[int]) -> PlannedFile:
+    return PlannedFile(
+        path=f"/data/{index}.root",
+        format=Format.ROOT,
+        tree="Events",
+        uuid=f"{index:032x}",
+        entries=boundaries[-1],
+        label=float(index % 2),
+        weight=1.0,
+        group="",
+        boundaries=tuple(boundaries),
+    )
+
+
+# cluster sizes of each file, an empty file among them
+clusters = st.lists(st.lists(st.integers(1, 60), max_size=12), min_size=1, max_size=5)
+
+
+def files_of(sizes: list[list[int]]) -> list[PlannedFile]:
+    return [planned(index, [0, *(sum(some[: k + 1]) for k in range(len(some)))]) for index, some in enumerate(sizes)]
+
+
+@given(clusters, st.integers(1, 150))
+def test_ranges_tile_each_file_exactly_once_in_order(sizes: list[list[int]], target: int) -> None:
+    files = files_of(sizes)
+    if not sum(map(sum, sizes)):
+        return
+    plan = make_plan(files, SCHEMA, target)
+    read = [(r.file, entry) for r in plan.ranges for entry in range(r.start, r.stop)]
+    assert read == [(index, entry) for index, file in enumerate(files) for entry in range(file.entries)]
+    assert plan.entries == len(read)
+    assert plan.events_by_file() == [file.entries for file in files]
+
+
+@given(clusters, st.integers(1, 150))
+def test_ranges_never_split_a_cluster(sizes: list[list[int]], target: int) -> None:
+    files = files_of(sizes)
+    if sum(map(sum, sizes)):
+        for r in make_plan(files, SCHEMA, target).ranges:
+            assert {r.start, r.stop} <= set(files[r.file].boundaries)
+
+
+@given(clusters, st.integers(1, 150))
+def test_ranges_are_as_near_the_target_as_clusters_allow(sizes: list[list[int]], target: int) -> None:
+    files = files_of(sizes)
+    if not sum(map(sum, sizes)):
+        return
+    ranges = make_plan(files, SCHEMA, target).ranges
+    for r in ranges:
+        inside = [edge for edge in files[r.file].boundaries if r.start < edge < r.stop]
+        assert r.entries <= target or not inside  # above the target only as one cluster
+    for one, two in pairwise(ranges):
+        if one.file == two.file:  # and the next cluster would not have fitted
+            following = next(edge for edge in files[two.file].boundaries if edge > two.start)
+            assert following - one.start > target
+
+
+@given(clusters, st.integers(1, 150), st.integers(1, 2000))
+def test_limit_reads_the_first_entries_of_each_file_within_one_of_proportion(
+    sizes: list[list[int]], target: int, limit: int
+) -> None:
+    files = files_of(sizes)
+    everything = sum(map(sum, sizes))
+    if not everything:
+        return
+    plan = make_plan(files, SCHEMA, target, events=limit)
+    wanted = min(limit, everything)
+    assert plan.entries == wanted
+    by_file = plan.events_by_file()
+    for index, file in enumerate(files):
+        assert abs(by_file[index] * everything - file.entries * wanted) < everything
+        mine = [r for r in plan.ranges if r.file == index]
+        assert [entry for r in mine for entry in range(r.start, r.stop)] == list(range(by_file[index]))
+        assert all(r.stop in {*file.boundaries, by_file[index]} for r in mine)
+
+
+ALIGNED = [
+    ([0, 10, 20, 30], 30, 20, [(0, 20), (20, 30)]),
+    ([0, 10, 20, 30], 30, 19, [(0, 10), (10, 20), (20, 30)]),
+    ([0, 10, 20, 30], 30, 1000, [(0, 30)]),
+    ([0, 100], 100, 10, [(0, 100)]),
+    ([0, 5, 100, 105], 105, 10, [(0, 5), (5, 100), (100, 105)]),
+    ([0, 10, 20, 30], 25, 20, [(0, 20), (20, 25)]),
+    ([0, 10, 20, 30], 10, 1, [(0, 10)]),
+    ([0, 10, 10, 20], 20, 10, [(0, 10), (10, 20)]),
+    ([0, 10], 0, 5, []),
+]
+
+
+@pytest.mark.parametrize(("boundaries", "stop", "target", "expected"), ALIGNED)
+def test_align_by_hand(boundaries: list[int], stop: int, target: int, expected: list[tuple[int, int]]) -> None:
+    assert align(boundaries, stop, target) == expected
+
+
+def test_zero_entries_in_all_files_are_refused_by_name() -> None:
+    with pytest.raises(FilesetError, match=r"zero entries in all 2 input files \(/data/0\.root, /data/1\.root\)"):
+        make_plan([planned(0, [0]), planned(1, [0])], SCHEMA, 10)
+
+
+@pytest.mark.parametrize("boundaries", [(), (0,), (1, 30), (0, 29), (0, 20, 10, 30), (0, 31)])
+def test_boundaries_that_do_not_tile_the_entries_are_refused(boundaries: tuple[int, ...]) -> None:
+    with pytest.raises(FilesetError, match="do not tile"):
+        replace(planned(0, [0, 30]), boundaries=boundaries)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 3), (4, 3)])
+def test_range_that_is_empty_or_reversed_cannot_exist(start: int, stop: int) -> None:
+    with pytest.raises(FilesetError, match="0 <= start < stop"):
+        EntryRange(0, start, stop)
+
+
+def test_first_ranks_count_the_events_before_each_range_of_its_file() -> None:
+    files = (planned(0, [0, 10, 30]), planned(1, [0, 5]))
+    uncounted = Plan(files, SCHEMA, (EntryRange(0, 0, 10), EntryRange(0, 10, 30), EntryRange(1, 0, 5)))
+    assert not uncounted.counted
+    assert uncounted.first_ranks() == {(0, 0): 0, (0, 10): 10, (1, 0): 0}
+    counted = Plan(files, SCHEMA, (EntryRange(0, 0, 10, 4), EntryRange(0, 10, 30, 0), EntryRange(1, 0, 5, 5)))
+    assert counted.counted
+    assert counted.first_ranks() == {(0, 0): 0, (0, 10): 4, (1, 0): 0}
+    assert counted.events_by_file() == [4, 5]
+    assert counted.entries == 35
+
+
+FILES = [planned(0, [0, 10, 30]), planned(1, [0, 20])]
+
+
+def test_digest_does_not_depend_on_paths_cutting_and_counting() -> None:
+    plan = make_plan(FILES, SCHEMA, 10)
+    moved = [replace(file, path="root://elsewhere/" + file.path, group="g") for file in FILES]
+    finer = [replace(file, boundaries=tuple(range(file.entries + 1))) for file in moved]
+    assert make_plan(finer, SCHEMA, 3).digest() == plan.digest()
+    counted = replace(plan, ranges=tuple(replace(r, events=1) for r in plan.ranges))
+    assert counted.digest() == plan.digest()
+
+
+def test_digest_sees_everything_that_changes_what_is_read() -> None:
+    other_schema = EventSchema.of([Branch("MET", "MET", "float64", jagged=False)])
+    plans = [
+        make_plan(FILES, SCHEMA, 10),
+        make_plan(FILES[::-1], SCHEMA, 10),
+        make_plan(FILES[:1], SCHEMA, 10),
+        make_plan(FILES, other_schema, 10),
+        make_plan(FILES, SCHEMA, 10, events=49),
+        *(
+            make_plan([replace(FILES[0], **change), FILES[1]], SCHEMA, 10)
+            for change in ({"uuid": "f" * 32}, {"tree": "T"}, {"label": None}, {"weight": 2.0})
+        ),
+    ]
+    assert len({plan.digest() for plan in plans}) == len(plans)
+
+
+@given(clusters, st.integers(1, 150))
+def test_plan_reads_back_from_json(sizes: list[list[int]], target: int) -> None:
+    if sum(map(sum, sizes)):
+        plan = make_plan(files_of(sizes), SCHEMA, target)
+        plan = replace(plan, ranges=tuple(replace(r, events=r.entries // 2) for r in plan.ranges))
+        again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+        assert again == plan
+        assert again.digest() == plan.digest()

@@ -1,0 +1,212 @@
+"""schema: column names, what is selected and left out, and the buffers of Arrow columns against to_pylist."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas_spark.errors import BranchNotFoundError, SpecsError
+from mlaas_spark.schema import ENTRY, FILE, NUMERIC, Branch, EventSchema, Omitted, buffers, column_name, common
+
+
+def flat(name: str, dtype: str = "float32", source: str | None = None) -> Branch:
+    return Branch(column_name(name), source or name, dtype, jagged=False)
+
+
+def jagged(name: str, dtype: str = "float32") -> Branch:
+    return Branch(column_name(name), name, dtype, jagged=True)
+
+
+SCHEMA = EventSchema.of(
+    [jagged("Jet.pt"), flat("MET/pt"), flat("MET_phi"), jagged("Jet.eta"), flat("nJet", "uint32")],
+    [Omitted("Type", "strings are not numbers")],
+)
+
+
+def test_column_names_have_no_dots_and_slashes() -> None:
+    assert column_name("a.b/c.d") == "a_b_c_d"
+    assert column_name("Jet_pt[4]") == "Jet_pt[4]"
+
+
+def test_branches_are_sorted_by_column_name() -> None:
+    assert SCHEMA.names == ("Jet_eta", "Jet_pt", "MET_phi", "MET_pt", "nJet")
+    assert SCHEMA.flat == ("MET_phi", "MET_pt", "nJet")
+    assert SCHEMA.jagged == ("Jet_eta", "Jet_pt")
+
+
+def test_second_branch_of_one_column_name_is_left_out_by_name() -> None:
+    for order in ([0, 1, 2], [2, 1, 0]):
+        all_three = [flat("a.b", "int32"), flat("a/b"), flat("c")]
+        schema = EventSchema.of(all_three[index] for index in order)
+        assert [branch.source for branch in schema.branches] == ["a.b", "c"]
+        assert schema.omitted == (Omitted("a/b", "its column name 'a_b' is taken by 'a.b'"),)
+
+
+def test_branch_by_name_and_the_nearest_for_a_name_there_is_not() -> None:
+    assert SCHEMA["Jet_pt"] == jagged("Jet.pt")
+    assert "Jet_pt" in SCHEMA
+    assert "Jet.pt" not in SCHEMA
+    with pytest.raises(BranchNotFoundError, match=r"'Jet_pT' not found in the schema; nearest: Jet_pt"):
+        SCHEMA["Jet_pT"]
+
+
+SELECTED = [
+    ([], [], ["Jet_eta", "Jet_pt", "MET_phi", "MET_pt", "nJet"]),
+    (["*"], [], ["Jet_eta", "Jet_pt", "MET_phi", "MET_pt", "nJet"]),
+    (["Jet_*", "nJet"], [], ["Jet_eta", "Jet_pt", "nJet"]),
+    (["Jet.pt"], [], ["Jet_pt"]),
+    (["M?T_p*"], ["MET_phi"], ["MET_pt"]),
+    ([], ["Jet.*", "MET/pt"], ["MET_phi", "nJet"]),
+    ([], ["*"], []),
+    (["Type", "nJet"], [], ["nJet"]),
+    ([], ["Type"], ["Jet_eta", "Jet_pt", "MET_phi", "MET_pt", "nJet"]),
+]
+
+
+@pytest.mark.parametrize(("branches", "exclude", "expected"), SELECTED)
+def test_globs_select_and_exclude_by_column_name_or_name_in_the_file(
+    branches: list[str], exclude: list[str], expected: list[str]
+) -> None:
+    chosen = SCHEMA.select(branches, exclude)
+    assert list(chosen.names) == expected
+    left_out = {omitted.name for omitted in chosen.omitted if "excluded" in omitted.reason}
+    assert left_out == set(SCHEMA.names) - set(expected)
+    assert Omitted("Type", "strings are not numbers") in chosen.omitted
+
+
+@pytest.mark.parametrize(("branches", "exclude"), [(["Jet_pT"], []), (["Mu*"], []), ([], ["Jet_pT"])])
+def test_pattern_that_matches_nothing_is_refused(branches: list[str], exclude: list[str]) -> None:
+    with pytest.raises(BranchNotFoundError, match=r"not found in tree T of f\.root"):
+        SCHEMA.select(branches, exclude, where="tree T of f.root")
+
+
+def test_name_with_brackets_selects_itself() -> None:
+    schema = EventSchema.of([flat("m[4]"), flat("m4")])
+    assert schema.select(["m[4]"]).names == ("m4", "m[4]")
+    assert EventSchema.of([flat("m[4][4]")]).select(["m[4][4]"]).names == ("m[4][4]",)
+
+
+def test_keep_drops_the_others_without_listing_them() -> None:
+    assert SCHEMA.keep(["nJet", "Jet_pt", "none"]) == EventSchema(
+        (jagged("Jet.pt"), flat("nJet", "uint32")), SCHEMA.omitted
+    )
+
+
+@pytest.mark.parametrize("dtype", NUMERIC)
+def test_arrow_types_are_those_of_numpy(dtype: str) -> None:
+    expected = pa.array(np.zeros(1, dtype)).type
+    assert flat("x", dtype).arrow_type == expected
+    assert jagged("x", dtype).arrow_type == pa.list_(expected)
+
+
+def test_types_that_are_not_numbers_are_refused() -> None:
+    for dtype in ("object", "str", "datetime64[ns]", "complex64"):
+        with pytest.raises(SpecsError, match="not a numeric type"):
+            flat("x", dtype)
+
+
+def test_arrow_schema_ends_with_file_and_entry() -> None:
+    schema = SCHEMA.keep(["Jet_pt", "nJet"]).arrow()
+    assert schema.names == ["Jet_pt", "nJet", FILE, ENTRY]
+    assert schema.types == [pa.list_(pa.float32()), pa.uint32(), pa.int32(), pa.int64()]
+
+
+def test_schema_reads_back_from_json() -> None:
+    again = EventSchema.from_json(json.loads(json.dumps(SCHEMA.to_json())))
+    assert again == SCHEMA
+    assert again.digest() == SCHEMA.digest()
+
+
+def test_digest_sees_names_and_types_and_not_what_is_left_out() -> None:
+    digests = {
+        EventSchema.of(branches).digest()
+        for branches in ([flat("a")], [flat("b")], [jagged("a")], [flat("a", "float64")], [flat("a"), flat("b")])
+    }
+    assert len(digests) == 5
+    assert EventSchema.of([flat("a")], [Omitted("s", "strings")]).digest() in digests
+
+
+def test_common_schema_of_equal_files_lists_what_any_left_out() -> None:
+    one = EventSchema.of([flat("a")], [Omitted("s", "strings")])
+    two = EventSchema.of([flat("a")], [Omitted("s", "strings"), Omitted("t", "objects")])
+    assert common([("1.root", one), ("2.root", two)]) == EventSchema.of(
+        [flat("a")], [Omitted("s", "strings"), Omitted("t", "objects")]
+    )
+
+
+def test_branch_that_one_file_lacks_is_refused_naming_both_files() -> None:
+    one, two = EventSchema.of([flat("a"), flat("b")]), EventSchema.of([flat("a")])
+    message = r"branch 'b' is in 1\.root but not in 2\.root: leave it out with --exclude b"
+    with pytest.raises(SpecsError, match=message):
+        common([("1.root", one), ("3.root", one), ("2.root", two)])
+    with pytest.raises(SpecsError, match=message):
+        common([("2.root", two), ("1.root", one)])
+
+
+@pytest.mark.parametrize(("other", "described"), [(flat("a", "float64"), "float64"), (jagged("a"), "list<float32>")])
+def test_branch_of_two_types_is_refused_naming_both_files(other: Branch, described: str) -> None:
+    with pytest.raises(SpecsError) as caught:
+        common([("1.root", EventSchema.of([flat("a")])), ("2.root", EventSchema.of([other]))])
+    assert f"branch 'a' is float32 in 1.root but {described} in 2.root" in str(caught.value)
+
+
+VALUES = {
+    "float32": st.floats(width=32, allow_nan=False),
+    "float64": st.floats(allow_nan=False),
+    "int64": st.integers(-(2**53), 2**53),
+    "uint8": st.integers(0, 255),
+    "bool": st.booleans(),
+}
+
+
+def missing_as_nan(values: list[Any]) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]
+
+
+@given(st.data())
+def test_buffers_of_flat_columns_are_their_values_with_nan_for_null(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(sorted(VALUES)))
+    values = data.draw(st.lists(st.none() | VALUES[dtype], max_size=8))
+    column = pa.array(values, flat("x", dtype).arrow_type)
+    start = data.draw(st.integers(0, len(values)))
+    found, offsets = buffers(column.slice(start))
+    assert offsets is None
+    np.testing.assert_array_equal(found.astype(np.float64), missing_as_nan(values[start:]))
+
+
+@given(st.data())
+def test_buffers_of_jagged_columns_are_their_lists_with_empty_for_null(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(sorted(VALUES)))
+    lists = data.draw(st.lists(st.none() | st.lists(st.none() | VALUES[dtype], max_size=3), max_size=8))
+    column = pa.array(lists, jagged("x", dtype).arrow_type)
+    start = data.draw(st.integers(0, len(lists)))
+    length = data.draw(st.integers(0, len(lists) - start))
+    part = column.slice(start, length)
+    found, offsets = buffers(part)
+    assert offsets is not None
+    assert len(offsets) == length + 1
+    for event, expected in enumerate(part.to_pylist()):
+        here = found[offsets[event] : offsets[event + 1]].astype(np.float64)
+        np.testing.assert_array_equal(here, missing_as_nan(expected or []))
+
+
+def test_buffers_without_nulls_keep_the_type_and_copy_nothing() -> None:
+    numbers = np.arange(6, dtype=np.int64) + 2**60
+    column = pa.ListArray.from_arrays(pa.array([0, 2, 6], pa.int32()), pa.array(numbers))
+    found, offsets = buffers(column.slice(1))
+    assert found.dtype == np.int64
+    assert np.shares_memory(found, numbers)
+    assert offsets is not None
+    assert offsets.tolist() == [2, 6]
+
+
+def test_float16_columns_may_hold_nulls() -> None:
+    found, _ = buffers(pa.array([np.float16(1.5), None], pa.float16()))
+    np.testing.assert_array_equal(found, [1.5, math.nan])

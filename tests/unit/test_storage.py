@@ -1,0 +1,151 @@
+"""storage: atomic writes and put-if-absent, on local files and on an fsspec filesystem without os."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from mlaas_spark import storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, local or in fsspec's memory filesystem."""
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+def test_write_atomic_replaces_the_content_and_leaves_nothing_beside_it(folder: str) -> None:
+    url = storage.join(folder, "deep", "er", "f.json")
+    storage.write_atomic(url, b"one")
+    storage.write_atomic(url, b"two")
+    assert storage.read_bytes(url) == b"two"
+    assert storage.children(storage.join(folder, "deep", "er")) == ["f.json"]
+
+
+def test_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "f.json")
+    storage.write_atomic(url, b"old")
+
+    def broken(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_atomic(url, b"new")
+    assert storage.read_bytes(url) == b"old"
+
+
+def test_publish_refuses_a_taken_name_and_leaves_the_first_content(tmp_path: Path) -> None:
+    url = str(tmp_path / "versions" / "000001.json")
+    assert storage.publish(url, b"first") is True
+    assert storage.publish(url, b"second") is False
+    assert storage.read_bytes(url) == b"first"
+    assert storage.children(str(tmp_path / "versions")) == ["000001.json"]
+
+
+def test_of_writers_that_race_exactly_one_publishes(tmp_path: Path) -> None:
+    writers = 8
+    with ThreadPoolExecutor(writers) as pool:
+        for turn in range(20):
+            url, barrier = str(tmp_path / f"{turn}.json"), Barrier(writers)
+
+            def write(writer: int, url: str = url, barrier: Barrier = barrier) -> bool:
+                barrier.wait()
+                return storage.publish(url, b"%d" % writer * 1000)
+
+            won = list(pool.map(write, range(writers)))
+            assert won.count(True) == 1
+            assert storage.read_bytes(url) == b"%d" % won.index(True) * 1000
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_move_makes_the_folder_and_replaces_the_target(folder: str) -> None:
+    source, target = storage.join(folder, "a"), storage.join(folder, "sub", "b")
+    storage.write_atomic(target, b"old")
+    storage.write_atomic(source, b"new")
+    storage.move(source, target)
+    assert storage.read_bytes(target) == b"new"
+    assert not storage.exists(source)
+
+
+def test_move_of_a_missing_file_is_file_not_found_and_keeps_the_target(folder: str) -> None:
+    target = storage.join(folder, "b")
+    storage.write_atomic(target, b"old")
+    with pytest.raises(FileNotFoundError):
+        storage.move(storage.join(folder, "gone"), target)
+    assert storage.read_bytes(target) == b"old"
+
+
+def test_children_are_names_in_order_and_none_where_there_is_no_folder(folder: str) -> None:
+    for name in ("b", "a", "sub/c"):
+        storage.write_atomic(storage.join(folder, name), b"x")
+    assert storage.children(folder) == ["a", "b", "sub"]
+    assert storage.children(folder + "/") == ["a", "b", "sub"]
+    assert storage.children(storage.join(folder, "none")) == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 10, 50])
+def test_head_and_tail_are_the_ends_of_the_file(folder: str, length: int) -> None:
+    url, content = storage.join(folder, "f"), b"0123456789"
+    storage.write_atomic(url, content)
+    tail = content[-length:] if length else b""
+    assert storage.head_and_tail(url, length) == (10, content[:length], tail)
+
+
+def test_remove_takes_folders_too_and_minds_nothing_that_is_gone(folder: str) -> None:
+    storage.write_atomic(storage.join(folder, "sub", "deep", "f"), b"x")
+    storage.write_atomic(storage.join(folder, "g"), b"x")
+    storage.remove(storage.join(folder, "sub"))
+    storage.remove(storage.join(folder, "sub"))
+    assert storage.children(folder) == ["g"]
+
+
+def test_sizes_are_bytes_and_add_up(folder: str) -> None:
+    urls = [storage.join(folder, name) for name in ("a", "b")]
+    for url, content in zip(urls, (b"12345", b"123"), strict=True):
+        storage.write_atomic(url, content)
+    assert [storage.size(url) for url in urls] == [5, 3]
+    assert storage.total_size(urls) == 8
+
+
+def test_expand_gives_what_a_glob_matches_sorted_and_in_the_form_of_the_pattern(folder: str) -> None:
+    for name in ("b.root", "a.root", "c.txt", "sub/d.root"):
+        storage.write_atomic(storage.join(folder, name), b"x")
+    assert storage.expand(f"{folder}/*.root") in (
+        [f"{folder}/a.root", f"{folder}/b.root"],
+        [f"{folder}/a.root".replace("://", ":///"), f"{folder}/b.root".replace("://", ":///")],
+    )
+    assert [path.rsplit("/", 1)[1] for path in storage.expand(f"{folder}/**/d.root")] == ["d.root"]
+    assert storage.expand(f"{folder}/*.csv") == []
+
+
+def test_absolute_leaves_urls_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a/f.root") == f"{tmp_path}/a/f.root"
+    assert storage.absolute("/a/f.root") == "/a/f.root"
+    assert storage.absolute("root://host//a/f.root") == "root://host//a/f.root"
+
+
+@pytest.mark.parametrize(
+    ("path", "glob"), [("a*.root", True), ("a?.root", True), ("a[12].root", True), ("root://host//a.root", False)]
+)
+def test_patterns_are_told_from_names(path: str, *, glob: bool) -> None:
+    assert storage.has_glob(path) is glob
+
+
+def test_join_knows_one_slash_between_parts() -> None:
+    assert storage.join("hdfs://host/a/", "b", "c.json") == "hdfs://host/a/b/c.json"
+    assert storage.join("/a", "b") == "/a/b"
+
+
+def test_make_folder_makes_those_above_and_keeps_one_that_is_there(folder: str) -> None:
+    url = storage.join(folder, "a", "b")
+    storage.make_folder(url)
+    storage.write_atomic(storage.join(url, "f"), b"x")
+    storage.make_folder(url)
+    assert storage.children(url) == ["f"]
