@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-
-from mlaas_spark.cli import main
+from pathlib import Path
 
 if __name__ == "__main__":
+    # Python looks first in this folder, where inspect.py would hide Python's own
+    sys.path[:] = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
+    from mlaas_spark.cli import main
+
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -434,9 +435,18 @@ def _show(result: RunResult) -> None:
         table.add_row(*_cells(*row))
     _out.print(table)
     _out.print("next:")
-    _out.print(escape(f"  mlaas-spark serve-check {shlex.quote(str(result.archive))}"), soft_wrap=True)
+    program = _program()
+    _out.print(escape(f"  {program} serve-check {shlex.quote(str(result.archive))}"), soft_wrap=True)
     _out.print(escape(f"  open {shlex.quote(str(result.folder / 'report.html'))} in a browser"), soft_wrap=True)
-    _out.print("  mlaas-spark train --help    # the same on your own files")
+    _out.print(escape(f"  {program} train --help    # the same on your own files"))
+
+
+def _program() -> str:
+    """How to call this program from here: its name if the shell finds it, else where it lies."""
+    if shutil.which("mlaas-spark"):
+        return "mlaas-spark"
+    path = Path(sys.executable).parent / "mlaas-spark"
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _ledger(ledger: dict[str, int]) -> str:

@@ -180,7 +180,7 @@ def _tally(values: npt.NDArray[Any], sums: npt.NDArray[np.int64]) -> tuple[int, 
     nan = inf = zero = 0
     low, high = np.inf, -np.inf
     for value in values:
-        x = float(value)
+        x = np.float64(value)  # float() of a float32 would stay one
         if not math.isfinite(x):
             if math.isnan(x):
                 nan += 1

@@ -378,10 +378,15 @@ def discarded_if_empty(staging: Staging) -> Iterator[None]:
         yield
     except MlaasSparkError:
         if not any(storage.size(storage.join(staging.url, "ledger", name)) > len("[]") for name in _records(staging)):
-            clean(staging)
-            if not storage.children(staging.folder):
-                storage.remove(staging.folder)
+            discard(staging)
         raise
+
+
+def discard(staging: Staging) -> None:
+    """Give up what was staged, and the folder if nothing else is in it."""
+    clean(staging)
+    if not storage.children(staging.folder):
+        storage.remove(staging.folder)
 
 
 def _records(staging: Staging) -> list[str]:

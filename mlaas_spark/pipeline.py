@@ -161,7 +161,8 @@ class _Prepared:
 
 
 def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
-    import mlaas_spark.ml  # noqa: F401 - keeps TensorFlow quiet, which the user's file is about to import
+    # first of all what keeps TensorFlow quiet, which the user's file is about to import
+    from mlaas_spark.ml.model import check_labels, load_user_model, output_width
 
     with journal.stage("model file"):
         UserFile.read(str(config.train.model), ModelContractError).function("model", ModelContractError)
@@ -169,26 +170,28 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     made, counted = _specs(config, events, journal)
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
+    with journal.stage("build model"):
+        model = load_user_model(str(config.train.model), transform.width, seed=config.train.seed)
+        if labels := {file.label for file in events.plan.files if file.label is not None}:
+            check_labels(model, labels, output_width(model, transform.width))
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
     data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder))
-    return _fit_and_publish(config, journal, data, place)
+    return _fit_and_publish(config, journal, data, model, place)
 
 
-def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, place: _Place) -> RunResult:
+def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: Any, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml import savedmodel
     from mlaas_spark.ml import train as training
-    from mlaas_spark.ml.model import load_user_model
     from mlaas_spark.ml.stream import ChunkStream
 
     work, manifest = place.work, data.manifest
     digest = manifests.request_digest([config.digest(), data.plan.digest()])
     folder = work.with_name(f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}")
     stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
-    model = load_user_model(str(config.train.model), data.transform.width, seed=config.train.seed)
     with journal.stage("train") as stage:
         history = training.train(model, stream, config.train, _told(journal))
         stage.events = stream.events("train") * config.train.epochs

@@ -234,12 +234,21 @@ def _tree_name(file: Any, path: str, tree: str | None) -> str:
 
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
-    if "://" not in path and storage.exists(path) and not storage.size(path):
-        raise UnreadableInputError(path, "the file is empty (0 bytes)")
     with _named(path, None):
+        if "://" not in path:
+            _check_magic(path)
         file = uproot.open(path)
     with file:
         yield file
+
+
+def _check_magic(path: str) -> None:
+    """Every ROOT file begins with the four bytes ``root`` (TFile's format)."""
+    _, head, _ = storage.head_and_tail(path, 4)
+    if not head:
+        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+    if head != b"root":
+        raise UnreadableInputError(path, "it is not a ROOT file")
 
 
 @contextmanager

@@ -84,6 +84,7 @@ def working_folder(home: Path) -> Iterator[Path]:
     :func:`publish` makes it the run folder; whatever is not published was not finished and leaves nothing.
     """
     work = home / f".unfinished-{os.getpid()}-{time.time_ns():x}"
+    made = [folder for folder in (home / "chunks", home, *home.parents) if not folder.exists()]
     work.mkdir(parents=True)
     handler = logging.FileHandler(work / "log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -98,8 +99,9 @@ def working_folder(home: Path) -> Iterator[Path]:
         logger.setLevel(level)
         handler.close()
         shutil.rmtree(work, ignore_errors=True)
-        if home.is_dir() and not any(home.iterdir()):
-            home.rmdir()
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def publish(work: Path, folder: Path, texts: Mapping[str, str]) -> None:

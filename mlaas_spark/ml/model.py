@@ -79,6 +79,25 @@ def load_user_model(path: str | Path, width: int, *, source_name: str | None = N
     return model
 
 
+def load_saved_model(path: str | Path, user_file: str | Path | None) -> Any:
+    """A model that was saved as ``.keras``, with the classes of the user's file where it needs them.
+
+    Raises:
+        ModelContractError: It cannot be loaded.
+    """
+    import keras
+
+    classes = {}
+    if user_file is not None:
+        namespace = UserFile.read(user_file, ModelContractError).function(_FUNCTION, ModelContractError).__globals__
+        classes = {name: value for name, value in namespace.items() if isinstance(value, type)}
+    try:
+        return keras.saving.load_model(path, custom_objects=classes)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        msg = f"cannot load the model {path}: {reason(error)}"
+        raise ModelContractError(msg) from error
+
+
 def output_width(model: Any, width: int) -> int:
     """K, the number of outputs; builds a model that was not built yet.
 

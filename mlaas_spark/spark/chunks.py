@@ -29,6 +29,7 @@ from mlaas_spark.manifest import (
     Staging,
     begin,
     commit,
+    discard,
     discarded_if_empty,
     inputs_of,
     request_digest,
@@ -110,7 +111,7 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     with discarded_if_empty(staging):
         counted = events.counted()
         staged = _write(counted, request, staging)
-        _check_classes(staged)
+    _check_classes(staged, staging)
     size = request.config.size
     manifest = Manifest(
         layout=request.config.layout,
@@ -147,9 +148,10 @@ def _check_labels(plan: Plan, request: ChunkRequest) -> None:
         raise SpecsMismatchError(msg)
 
 
-def _check_classes(staged: list[tuple[int, DataFile]]) -> None:
+def _check_classes(staged: list[tuple[int, DataFile]], staging: Staging) -> None:
     labels = {label for _, file in staged if file.split == "train" for label in file.labels}
     if len(labels) < 2:
+        discard(staging)
         msg = (
             f"only one class in training: every event has label {', '.join(labels) or 'none'}; "
             "training needs at least two, see labels of the groups or input.label"
