@@ -72,25 +72,49 @@ Preproc = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 
 
-def _content(config: Path | None, **options: object) -> dict[str, Any]:
-    """The config file's mapping with the given options of the input section put in."""
+_INPUT_OPTIONS = {
+    "files": "files",
+    "inputs": "files",
+    "tree": "tree",
+    "branches": "branches",
+    "exclude": "exclude",
+    "selection": "selection",
+    "label": "label",
+    "kind": "format",
+    "events": "events",
+    "preproc": "preproc",
+}
+"""Options that put a key into the config's section ``input``."""
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The keys of the section ``input`` that the command line gives."""
+    params = {key: context.params.get(option) for option, key in _INPUT_OPTIONS.items() if context.params.get(option)}
+    return {key: value for key, value in params.items() if value is not None}
+
+
+def _content(context: typer.Context) -> dict[str, Any]:
+    """The config file's mapping with the options of the command line put in."""
     from mlaas_spark import config as configs
 
-    content = configs.read(config) if config else {}
-    given = {key: value for key, value in options.items() if value not in {None, ()}}
+    path = context.params.get("config")
+    content, given = (configs.read(path) if path else {}), _given(context)
     section = content.get("input") or {}
     if given and not isinstance(section, dict):
-        msg = f"{config}: input is a {type(section).__name__}, not a section"
+        msg = f"{path}: input is a {type(section).__name__}, not a section"
         raise ConfigError(msg)
     if "files" in given:
         section = {key: value for key, value in section.items() if key != "groups"}
     return {**content, "input": {**section, **given}} if given else content
 
 
-def _resolved(content: dict[str, Any], settings: Sequence[str] | None, source: Path | None) -> Config:
+def _resolved(context: typer.Context, content: dict[str, Any] | None = None) -> Config:
+    """The config of a command line: its file, its options, its --set; ``content`` in place of file and options."""
     from mlaas_spark import config as configs
 
-    return configs.resolve(configs.override(content, settings or []), str(source or "options"))
+    settings: Sequence[str] = context.params.get("settings") or ()
+    source = str(context.params.get("config") or "options")
+    return configs.resolve(configs.override(_content(context) if content is None else content, settings), source)
 
 
 def _journal() -> Journal:
@@ -112,6 +136,7 @@ def _common(
 
 @app.command()
 def inspect(
+    context: typer.Context,
     files: Files = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -128,10 +153,7 @@ def inspect(
     """
     from mlaas_spark import pipeline
 
-    content = _content(
-        config, files=tuple(files or ()), tree=tree, branches=branches, exclude=exclude, format=kind, preproc=preproc
-    )
-    found = pipeline.inspect(_resolved(content, settings, config), _journal())
+    found = pipeline.inspect(_resolved(context), _journal())
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
         return
@@ -161,6 +183,7 @@ def inspect(
 
 @app.command()
 def convert(
+    context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set.")],
     files: Files = None,
     config: ConfigFile = None,
@@ -179,18 +202,7 @@ def convert(
     """
     from mlaas_spark import pipeline
 
-    content = _content(
-        config,
-        files=tuple(files or ()),
-        tree=tree,
-        branches=branches,
-        exclude=exclude,
-        selection=selection,
-        format=kind,
-        events=events,
-        preproc=preproc,
-    )
-    manifest = pipeline.convert(_resolved(content, settings, config), out, _journal())
+    manifest = pipeline.convert(_resolved(context), out, _journal())
     size = sum(file.bytes for file in manifest.files)
     _out.print(escape(_ledger(manifest.ledger)))
     _out.print(
@@ -200,6 +212,7 @@ def convert(
 
 @app.command()
 def specs(
+    context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="The specs file to write.")] = "specs.json",
     files: Files = None,
     config: ConfigFile = None,
@@ -219,18 +232,7 @@ def specs(
     from mlaas_spark import pipeline
     from mlaas_spark.transform import FeatureTransform
 
-    content = _content(
-        config,
-        files=tuple(files or ()),
-        tree=tree,
-        branches=branches,
-        exclude=exclude,
-        selection=selection,
-        format=kind,
-        events=events,
-        preproc=preproc,
-    )
-    resolved = _resolved(content, settings, config)
+    resolved = _resolved(context)
     made = pipeline.specs(resolved, out, _journal()).specs
     table = _table("Specs", "branch", "type", "dim", "min", "max", "mean", "std", "NaN", "inf", "zero")
     for name, stats in sorted(made.branches.items()):
@@ -250,6 +252,7 @@ def specs(
 
 @app.command()
 def chunks(
+    context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the chunk data set.")],
     files: Files = None,
     config: ConfigFile = None,
@@ -269,19 +272,7 @@ def chunks(
     """
     from mlaas_spark import pipeline
 
-    content = _content(
-        config,
-        files=tuple(files or ()),
-        tree=tree,
-        branches=branches,
-        exclude=exclude,
-        selection=selection,
-        label=label,
-        format=kind,
-        events=events,
-        preproc=preproc,
-    )
-    manifest = pipeline.chunks(_resolved(content, settings, config), out, _journal())
+    manifest = pipeline.chunks(_resolved(context), out, _journal())
     table = _table("Events", "split", "label", "events")
     for split, labels in manifest.counts().items():
         for value, rows in labels.items():
@@ -326,16 +317,6 @@ def train(
     """
     from mlaas_spark import mlaas4hep, pipeline
 
-    given = {
-        "tree": tree,
-        "branches": branches,
-        "exclude": exclude,
-        "selection": selection,
-        "label": label,
-        "format": kind,
-        "events": events,
-        "preproc": preproc,
-    }
     save_as = None
     if files is not None:
         if inputs or config:
@@ -346,12 +327,12 @@ def train(
         for note in translation.notes:
             _err.print(escape(f"note: {note}"))
         content, save_as = translation.content, translation.save_as
-        content["input"] |= {key: value for key, value in given.items() if value is not None}
+        content["input"] |= {key: value for key, value in _given(context).items() if key != "files"}
     else:
         if labels or params or dtype:
             msg = "--labels, --params and --dtype go with --files; with a config give groups with labels, or --label"
             raise ConfigError(msg)
-        content = _content(config, files=tuple(inputs or ()), **given)
+        content = _content(context)
         section = dict(content.get("train") or {})
         content = {**content, "train": {**section, "model": model}} if model else content
         if specs_file:
@@ -360,7 +341,7 @@ def train(
             where, save_as = mlaas4hep.place(fout)
             content = {**content, **where}
     command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
-    result = pipeline.train(_resolved(content, settings, config), _journal(), command, save_as)
+    result = pipeline.train(_resolved(context, content), _journal(), command, save_as)
     _show(result)
 
 
