@@ -176,9 +176,9 @@ def tally(values: npt.NDArray[Any]) -> Tally:
 
 
 @_compiled
-def _tally(values: npt.NDArray[Any], sums: npt.NDArray[np.int64]) -> tuple[int, int, int, float, float]:
+def _tally(values: npt.NDArray[Any], sums: npt.NDArray[np.int64]) -> tuple[int, int, int, Any, Any]:
     nan = inf = zero = 0
-    low, high = np.inf, -np.inf
+    low, high = np.float64(np.inf), np.float64(-np.inf)
     for value in values:
         x = np.float64(value)  # float() of a float32 would stay one
         if not math.isfinite(x):

@@ -76,7 +76,7 @@ class DataFile:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The file that ``dataclasses.asdict`` wrote."""
         path = str(content["path"])
-        if path.startswith("/") or ".." in path.split("/") or "://" in path:
+        if "://" in path or {"", ".", ".."} & set(path.split("/")):
             msg = f"a manifest names the file {path!r}, which is not below its folder"
             raise ChunkError(msg)
         return cls(
@@ -298,7 +298,11 @@ class Staging:
             return list(files)
         for file in files:
             storage.remove(storage.join(self.url, file.path))
-        return self.finished(task) or list(files)
+        first = self.finished(task)
+        if first is None:
+            msg = f"the record of {task} in {self.url} is gone: another job has committed or cleaned it, run this one again"
+            raise ChunkError(msg)
+        return first
 
 
 def begin(folder: str, request: str) -> Staging | Manifest:
@@ -339,6 +343,8 @@ def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile
     Raises:
         ChunkError: A writer of another request was first; or a staged file is gone.
     """
+    version = _version_url(staging.folder, manifest.version)
+    _published(version, manifest.request)  # before anything of ours takes the place of a file of theirs
     files = []
     for file, path in staged:
         source, target = storage.join(staging.url, file.path), storage.join(staging.folder, path)
@@ -352,15 +358,22 @@ def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile
         files.append(replace(file, path=path))
     complete = replace(manifest, files=tuple(sorted(files, key=lambda file: (file.chunk, file.split, file.path))))
     content = json.dumps(complete.to_json(), indent=1).encode()
-    if not storage.publish(_version_url(staging.folder, complete.version), content):
-        first = Manifest.from_json(json.loads(storage.read_bytes(_version_url(staging.folder, complete.version))))
-        if first.request != complete.request:
-            msg = f"another job has written other data to {staging.folder} meanwhile: choose another folder"
-            raise ChunkError(msg)
+    if not storage.publish(version, content) and (first := _published(version, manifest.request)):
         complete, content = first, json.dumps(first.to_json(), indent=1).encode()
     storage.write_atomic(storage.join(staging.folder, MANIFEST), content)
     clean(staging)
     return complete
+
+
+def _published(url: str, request: str) -> Manifest | None:
+    """The manifest at ``url``, if there is one; ChunkError if it is of another request."""
+    if not storage.exists(url):
+        return None
+    found = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
+    if found.request != request:
+        msg = f"another job has written other data meanwhile, see {url}: choose another folder"
+        raise ChunkError(msg)
+    return found
 
 
 def clean(staging: Staging) -> None:

@@ -44,7 +44,7 @@ class UserFile:
             msg = f"{self.path} cannot be loaded as a Python module"
             raise error(msg)
         module = importlib.util.module_from_spec(spec)
-        with _importable(str(Path(self.path).parent), module):
+        with self.neighbours(), _known(module):
             try:
                 loader.exec_module(module)
             except (Exception, SystemExit) as failure:
@@ -56,6 +56,17 @@ class UserFile:
             raise error(msg)
         function: Callable[..., Any] = found
         return function
+
+    @contextmanager
+    def neighbours(self) -> Iterator[None]:
+        """Let the file, and what it calls while it runs, import modules that lie beside it."""
+        folder = str(Path(self.path).parent)
+        sys.path.insert(0, folder)
+        try:
+            yield
+        finally:
+            if folder in sys.path:  # the file may have changed it
+                sys.path.remove(folder)
 
     def explain(self, failure: BaseException) -> str:
         """Where in the file an error came from, and what it says."""
@@ -79,16 +90,13 @@ class _SourceLoader(importlib.abc.InspectLoader):
 
 
 @contextmanager
-def _importable(folder: str, module: ModuleType) -> Iterator[None]:
-    """While the file is run, let it import its neighbours and its classes find their module (dataclasses ask for it).
+def _known(module: ModuleType) -> Iterator[None]:
+    """While the file is run, let its classes find their module (dataclasses ask for it).
 
     Not longer: what stays out of ``sys.modules`` is pickled by value, which executors need.
     """
-    sys.path.insert(0, folder)
     sys.modules[module.__name__] = module
     try:
         yield
     finally:
         sys.modules.pop(module.__name__, None)
-        if folder in sys.path:  # the file may have changed it
-            sys.path.remove(folder)

@@ -67,7 +67,8 @@ def load_user_model(path: str | Path, width: int, *, source_name: str | None = N
         keras.utils.set_random_seed(seed)
     with known_remarks():
         try:
-            model = file.function(_FUNCTION, ModelContractError)(width)
+            with file.neighbours():
+                model = file.function(_FUNCTION, ModelContractError)(width)
         except ModelContractError as error:
             msg = f"{error}{_spelling(str(error))}"
             raise ModelContractError(msg) from error

@@ -237,7 +237,7 @@ def _preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> Dat
     record = F.to_json(F.struct(*(F.col(f"`{name}`") for name in names)), {"ignoreNullFields": "false"})
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with sent_home():
+        with sent_home(), preproc.neighbours():
             function = preproc.function("preprocessing", ConfigError)
             seen: dict[tuple[str, int], int] = {}
             for batch in batches:

@@ -249,7 +249,7 @@ def test_second_writer_of_another_request_is_refused_and_changes_nothing(tmp_pat
     size = write_parquet(pa.table({"x": [1, 2, 3]}), url, 10)
     rival = DataFile(url.rsplit("/", 1)[-1], 3, size, ((0, 0, 3),), "rival")
     first = finish(one)
-    with pytest.raises(ChunkError, match=r"another job has written other data .* meanwhile"):
+    with pytest.raises(ChunkError, match=r"another job has written other data meanwhile"):
         # even under the names of the first writer's files
         commit(two, manifest_of(OTHER), [(rival, first.files[0].path)])
     assert read(str(tmp_path)) == first

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd  # noqa: TC002 - Spark reads the annotations of a pandas UDF when it is made
+import pyarrow as pa
+import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
+from pyspark.sql.pandas.functions import pandas_udf
+
+from mlaas_spark.config import SparkConfig
+from mlaas_spark.errors import (
+    BranchNotFoundError,
+    ChunkError,
+    MlaasSparkError,
+    SpecsMismatchError,
+    TreeNotFoundError,
+    UnreadableInputError,
+)
+from mlaas_spark.spark.session import received, sent_home, session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pyspark.sql import SparkSession
+
+ERRORS: list[MlaasSparkError] = [
+    UnreadableInputError("/data/a b.root", 'damaged: "x]"\nand [more]', "Events", (10, 20)),
+    TreeNotFoundError("Event", "root://host//f.root", ("Events", "Runs")),
+    BranchNotFoundError("Jet_pT", ["Jet_pt", "π"], "tree Events"),
+    SpecsMismatchError("width 3 ≠ 4"),
+    ChunkError(""),
+]
+
+
+def by_rdd(spark: SparkSession, error: MlaasSparkError) -> None:
+    def fail(_: int) -> int:
+        with sent_home():
+            raise error
+
+    spark.sparkContext.parallelize([1], 1).map(fail).collect()
+
+
+def by_map_in_arrow(spark: SparkSession, error: MlaasSparkError) -> None:
+    def fail(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with sent_home():
+            for _ in batches:
+                raise error
+            yield from ()
+
+    spark.range(3).mapInArrow(fail, "id long").collect()
+
+
+def by_pandas_udf(spark: SparkSession, error: MlaasSparkError) -> None:
+    def fail(_: pd.Series) -> pd.Series:
+        with sent_home():
+            raise error
+
+    made: Any = pandas_udf(fail, "long")
+    spark.range(3).select(made(F.col("id"))).collect()
+
+
+@pytest.mark.parametrize("way", [by_rdd, by_map_in_arrow, by_pandas_udf])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_of_ours_on_an_executor_arrives_as_itself(
+    spark: SparkSession, way: Callable[[SparkSession, MlaasSparkError], None], error: MlaasSparkError
+) -> None:
+    with pytest.raises(type(error)) as caught, received():
+        way(spark, error)
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+    assert {**vars(caught.value)} == {**vars(error)}
+
+
+def test_another_error_on_an_executor_is_not_taken_for_one_of_ours(spark: SparkSession) -> None:
+    def divide(number: int) -> float:
+        with sent_home():
+            return 1 / number
+
+    with pytest.raises(Py4JJavaError, match="ZeroDivisionError"), received():
+        spark.sparkContext.parallelize([0], 1).map(divide).collect()
+
+
+def test_an_error_of_ours_on_the_driver_passes_unchanged() -> None:
+    error = ChunkError("as it was")
+    with pytest.raises(ChunkError) as caught, received():
+        raise error
+    assert caught.value is error
+
+
+def test_the_session_that_is_active_is_used_whatever_the_config_says(spark: SparkSession) -> None:
+    assert session(SparkConfig(master="local[7]"), "another") is spark
+    assert spark.sparkContext.master == "local[2]"
+    assert spark.sparkContext.appName == "tests"
+
+
+def test_our_defaults_hold_and_the_config_goes_before_them(spark: SparkSession) -> None:
+    assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
+    assert spark.conf.get("spark.sql.shuffle.partitions") == "3"
