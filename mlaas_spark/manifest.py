@@ -300,7 +300,7 @@ class Staging:
             storage.remove(storage.join(self.url, file.path))
         first = self.finished(task)
         if first is None:
-            msg = f"the record of {task} in {self.url} is gone: another job has committed or cleaned it, run this one again"
+            msg = f"the record of {task} in {self.url} is gone: another job has committed it, run this one again"
             raise ChunkError(msg)
         return first
 

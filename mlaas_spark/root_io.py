@@ -37,10 +37,12 @@ _FAILURES = (
     IndexError,
     AttributeError,
     AssertionError,
+    NameError,  # uproot's decompress, of a name that damage left unset
     NotImplementedError,
-    OverflowError,
+    ArithmeticError,
     MemoryError,
     RuntimeError,
+    StopIteration,
     EOFError,
     struct.error,
     zlib.error,

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
-from mlaas_spark.errors import BranchNotFoundError, FilesetError
+from mlaas_spark.errors import BranchNotFoundError, FilesetError, SpecsError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import EventSchema, common
 from mlaas_spark.selection import Expression
@@ -93,9 +93,7 @@ class Events:
         def convert(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
             for _, batch, _ in batches:
                 if batch.num_rows:
-                    yield pa.RecordBatch.from_arrays(
-                        [batch.column(field.name).cast(field.type) for field in target], schema=target
-                    )
+                    yield pa.RecordBatch.from_arrays([_cast(batch, field) for field in target], schema=target)
 
         return self.map_ranges(convert, from_arrow_schema(target))
 
@@ -180,18 +178,21 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     if files[0].format is Format.ROOT:
-        planned, schema = _open_root(spark, files)
+        planned, schemas = _open_root(spark, files)
         frame = None
     else:
-        frame, planned, schema = records.open_records(spark, files, preproc)
+        frame, planned, of_all = records.open_records(spark, files, preproc)
+        schemas = [(files[0].path, of_all)]
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
+    schema = _any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)
     used = {name for expression in (selection, *expressions) if expression for name in expression.branches}
     kept_as_keys = {name for name in config.identifiers if name in schema}
     for name in sorted(used):
         if name not in schema:
             raise BranchNotFoundError(name, schema.names, where)
-    read = schema.keep({*chosen.names, *used, *kept_as_keys})
+    wanted = {*chosen.names, *used, *kept_as_keys}
+    read = common([(path, of_file.keep(wanted)) for path, of_file in schemas])
     read = EventSchema(read.branches, chosen.omitted)
     target = events_per_task if frame is None else 1  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
@@ -204,6 +205,14 @@ def frame_schema(schema: EventSchema) -> pa.Schema:
     uint64 becomes int64; a value beyond its range is an error, not another value.
     """
     return pa.schema([pa.field(field.name, _spark_type(field.type)) for field in schema.arrow()])
+
+
+def _cast(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    try:
+        return batch.column(field.name).cast(field.type)
+    except pa.ArrowInvalid as error:
+        msg = f"branch {field.name!r} does not fit into a DataFrame as {field.type} ({reason(error)})"
+        raise SpecsError(msg) from error
 
 
 def _spark_type(kind: pa.DataType) -> pa.DataType:
@@ -248,7 +257,16 @@ def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tu
     return read
 
 
-def _open_root(spark: SparkSession, files: Sequence[InputFile]) -> tuple[list[PlannedFile], EventSchema]:
+def _any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
+    """Every branch that any file has: what may be chosen from, before the files must agree on what was chosen."""
+    branches = {branch.name: branch for _, schema in reversed(schemas) for branch in schema.branches}
+    omitted = {(item.name, item.reason): item for _, schema in schemas for item in schema.omitted}
+    return EventSchema.of(branches.values(), omitted.values())
+
+
+def _open_root(
+    spark: SparkSession, files: Sequence[InputFile]
+) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
     """Open headers on executors; a schema crosses to the driver once a partition, not once a file."""
 
     def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
@@ -276,7 +294,7 @@ def _open_root(spark: SparkSession, files: Sequence[InputFile]) -> tuple[list[Pl
             PlannedFile(file.path, file.format, tree, uuid, entries, file.label, file.weight, file.group, boundaries)
         )
     _refuse_copies(planned)
-    return planned, common(list(schemas.values()))
+    return planned, list(schemas.values())
 
 
 def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[tuple[str, Any]]:

@@ -7,20 +7,26 @@ range, blocks are counted once, and rows of a block come in order.
 from __future__ import annotations
 
 import bisect
+import csv
+import datetime as dt
+import decimal
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlparse
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql import types as T  # noqa: N812
 
 from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ConfigError, FilesetError, UnreadableInputError, reason
+from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.session import received, sent_home
@@ -33,9 +39,14 @@ if TYPE_CHECKING:
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.usercode import UserFile
 
+_Columns: TypeAlias = tuple[tuple[str, str], ...]
+
 _PATH = "__path"
 _BLOCK = "__block"
 _SAMPLE = 1 << 20  # bytes of head and tail that identify a file
+
+_LIST = r"^\s*\[([-+0-9.eE,\s]|NaN|Infinity)*\]\s*$"
+_NOT_FINITE_TOO = r"(?i)^\s*[-+]?(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|nan|inf|infinity)\s*$"
 
 _NUMBERS: dict[type[T.DataType], str] = {
     T.BooleanType: "bool",
@@ -70,6 +81,7 @@ def open_records(
 
     Raises:
         UnreadableInputError: A file is empty or not of its format.
+        SpecsError: The files have not the same columns.
         ConfigError: ``preproc`` for a format without records.
     """
     kind = files[0].format
@@ -77,6 +89,7 @@ def open_records(
         msg = "preproc runs for each record of JSON and CSV; Parquet has columns: use selection instead"
         raise ConfigError(msg)
     uuids = _fingerprints(spark, files)
+    spark = _with_fixed_blocks(spark)
     names = ", ".join(file.path for file in files[:3])
     with received(names):
         raw = _read(spark, kind, [file.path for file in files])
@@ -102,6 +115,19 @@ def open_records(
     return Records(frame, paths, blocks), planned, schema
 
 
+def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
+    """A session of its own, in which every job cuts the files into the blocks that were counted.
+
+    Spark sizes them by the cores it has at the moment, which change while executors come and go.
+    """
+    fixed = spark.newSession()
+    for key in ("spark.sql.files.maxPartitionBytes", "spark.sql.files.openCostInBytes", "spark.sql.session.timeZone"):
+        if (value := spark.conf.get(key)) is not None:
+            fixed.conf.set(key, value)
+    fixed.conf.set("spark.sql.files.minPartitionNum", str(spark.sparkContext.defaultParallelism))
+    return fixed
+
+
 def ranges_of(
     records: Records, plan: Plan
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
@@ -123,7 +149,7 @@ def ranges_of(
                 if place < 0 or first >= ranges[file][place].stop:
                     continue  # beyond the number of events that were asked for
                 entries = ranges[file][place]
-                yield entries, _events(rows.slice(0, entries.stop - first), schema, file, first)
+                yield entries, _events(rows.slice(0, entries.stop - first), schema, file, first, path)
 
     return cut
 
@@ -140,8 +166,14 @@ def _runs(batch: pa.RecordBatch) -> Iterator[tuple[str, int, pa.RecordBatch]]:
         yield path.dictionary[codes[start]].as_py(), int(block[start]), batch.slice(start, stop - start)
 
 
-def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int) -> pa.RecordBatch:
-    columns = [rows.column(branch.name).cast(branch.arrow_type) for branch in schema.branches]
+def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, path: str) -> pa.RecordBatch:
+    columns = []
+    for branch in schema.branches:
+        try:
+            columns.append(rows.column(branch.name).cast(branch.arrow_type))
+        except pa.ArrowInvalid as error:
+            why = f"branch {branch.name!r} has a value that is no {branch.describes} ({reason(error)})"
+            raise UnreadableInputError(_local(path), why, None, (first, first + rows.num_rows)) from error
     columns.append(pa.array(np.full(rows.num_rows, file, np.int32)))
     columns.append(pa.array(np.arange(first, first + rows.num_rows)))
     return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
@@ -177,21 +209,25 @@ def _flattened(frame: DataFrame) -> tuple[DataFrame, EventSchema]:
             texts.append((source, column))
             continue
         value = kind.elementType if isinstance(kind, T.ArrayType) else kind
-        dtype = "float64" if isinstance(value, T.DecimalType) else _NUMBERS.get(type(value))
+        dtype = _decimal_type(value) if isinstance(value, T.DecimalType) else _NUMBERS.get(type(value))
         if dtype is None:
             omitted.append(Omitted(source, _why_not(kind)))
             continue
         jagged = isinstance(kind, T.ArrayType)
         branches.append(Branch(column_name(source), source, dtype, jagged))
-        expressions[source] = (
-            column.cast("array<double>" if jagged else "double") if isinstance(value, T.DecimalType) else column
-        )
-    for source, column in _lists_in_text(frame, texts, omitted):
-        branches.append(Branch(column_name(source), source, "float64", jagged=True))
-        expressions[source] = F.from_json(column, "array<double>", {"mode": "FAILFAST"})
+        fractional = isinstance(value, T.DecimalType) and dtype == "float64"
+        expressions[source] = column.cast("array<double>" if jagged else "double") if fractional else column
+    for source, column, jagged in _numbers_in_text(frame, texts, omitted):
+        branches.append(Branch(column_name(source), source, "float64", jagged))
+        expressions[source] = column
     schema = EventSchema.of(branches, omitted)
     columns = [expressions[branch.source].alias(branch.name) for branch in schema.branches]
     return frame.select(*columns, _PATH, _BLOCK), schema
+
+
+def _decimal_type(kind: T.DecimalType) -> str:
+    """Spark has no unsigned integers: a uint64 of Parquet, and an integer of JSON beyond int64, is a decimal(20, 0)."""
+    return "uint64" if (kind.precision, kind.scale) == (20, 0) else "float64"
 
 
 def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
@@ -207,16 +243,26 @@ def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
             yield from walk(field.name, field.dataType, F.col(f"`{field.name}`"))
 
 
-def _lists_in_text(frame: DataFrame, texts: list[tuple[str, Any]], omitted: list[Omitted]) -> Iterator[tuple[str, Any]]:
-    """Text columns whose every value is a JSON list of numbers: how CSV holds a jagged branch."""
+def _numbers_in_text(
+    frame: DataFrame, texts: list[tuple[str, Any]], omitted: list[Omitted]
+) -> Iterator[tuple[str, Any, bool]]:
+    """Text columns whose every value is a number, or a JSON list of numbers, and whether it is the list.
+
+    It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling.
+    """
     if not texts:
         return
-    pattern = r"^\s*\[[-+0-9.eE,\s]*\]\s*$"
-    tests = [F.min(column.rlike(pattern).cast("int")).alias(f"c{number}") for number, (_, column) in enumerate(texts)]
+    tests = [
+        F.min(column.rlike(pattern).cast("int")).alias(f"{kind}{number}")
+        for number, (_, column) in enumerate(texts)
+        for kind, pattern in (("list", _LIST), ("flat", _NOT_FINITE_TOO))
+    ]
     answers = frame.agg(*tests).first()
     for number, (source, column) in enumerate(texts):
-        if answers is not None and answers[number] == 1:
-            yield source, column
+        if answers is not None and answers[f"list{number}"] == 1:
+            yield source, F.from_json(column, "array<double>", {"mode": "FAILFAST"}), True
+        elif answers is not None and answers[f"flat{number}"] == 1:
+            yield source, column.cast("double"), False
         else:
             omitted.append(Omitted(source, "strings are not numbers"))
 
@@ -234,36 +280,34 @@ def _preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> Dat
     """Records after the user's ``preprocessing(rec)``, their schema inferred anew."""
     preproc.function("preprocessing", ConfigError)  # a file that cannot run is refused before a job starts
     names = [name for name in raw.columns if name not in {_PATH, _BLOCK}]
-    record = F.to_json(F.struct(*(F.col(f"`{name}`") for name in names)), {"ignoreNullFields": "false"})
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with sent_home(), preproc.neighbours():
             function = preproc.function("preprocessing", ConfigError)
             seen: dict[tuple[str, int], int] = {}
             for batch in batches:
-                rows = batch.to_pydict()
+                paths, blocks = batch.column(_PATH).to_pylist(), batch.column(_BLOCK).to_pylist()
                 done = []
-                for path, block, text in zip(rows[_PATH], rows[_BLOCK], rows["record"], strict=True):
+                for path, block, record in zip(paths, blocks, batch.select(names).to_pylist(), strict=True):
                     seen[path, block] = seen.get((path, block), 0) + 1
-                    done.append(_one_record(function, preproc, text, path, block, seen[path, block]))
+                    done.append(_one_record(function, preproc, record, path, block, seen[path, block]))
                 yield pa.RecordBatch.from_arrays(
                     [batch.column(_PATH), batch.column(_BLOCK), pa.array(done, pa.string())],
                     names=[_PATH, _BLOCK, "record"],
                 )
 
-    placed = raw.select(_PATH, _BLOCK, record.alias("record"))
-    texts = placed.mapInArrow(run, f"{_PATH} string, {_BLOCK} long, record string")
+    texts = raw.mapInArrow(run, f"{_PATH} string, {_BLOCK} long, record string")
     inferred = spark.read.json(texts.select("record").rdd.map(lambda row: row[0])).schema
     parsed = texts.select(F.from_json("record", inferred, {"mode": "FAILFAST"}).alias("record"), _PATH, _BLOCK)
     return parsed.select("record.*", _PATH, _BLOCK)
 
 
 def _one_record(
-    function: Callable[[Any], Any], preproc: UserFile, text: str, path: str, block: int, number: int
+    function: Callable[[Any], Any], preproc: UserFile, rec: dict[str, Any], path: str, block: int, number: int
 ) -> str:
     where = f"record {number}" + (f" of the block at byte {block}" if block else "")
     try:
-        record = function(json.loads(text))
+        record = function(rec)
     except Exception as error:
         why = f"preprocessing({where}) failed: {preproc.explain(error)}"
         raise UnreadableInputError(_local(path), why) from error
@@ -278,38 +322,93 @@ def _one_record(
 
 
 def _number(value: Any) -> Any:
-    """Numpy values of a user's record as plain ones."""
+    """Numpy values of a user's record as plain ones; what Spark made of dates and large numbers as text and numbers."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == int(value) else float(value)
+    if isinstance(value, dt.date):
+        return value.isoformat()
     msg = f"{type(value).__name__} is no JSON value"
     raise TypeError(msg)
 
 
 def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:
-    """What identifies each file: 32 hexadecimal digits over size, first and last mebibyte; taken on executors."""
+    """What identifies each file: 32 hexadecimal digits over size, first and last mebibyte; taken on executors.
 
-    def read(path: str) -> str:
-        with sent_home():
-            try:
-                size, head, tail = storage.head_and_tail(path, _SAMPLE)
-            except FileNotFoundError as error:
-                raise UnreadableInputError(path, "no such file") from error
-            except OSError as error:
-                raise UnreadableInputError(path, reason(error)) from error
-            if not size:
-                raise UnreadableInputError(path, "the file is empty (0 bytes)")
-            return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
+    Spark reads all files with the columns of one: files whose columns differ are refused.
+    """
+
+    def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, _Columns | None]]:
+        known: set[_Columns] = set()
+        for file in some:
+            with sent_home():
+                uuid = _fingerprint(file.path)
+                columns = _columns(file)
+            yield file.path, uuid, None if columns in known else columns
+            known.add(columns)
 
     with received():
         context = spark.sparkContext
         slices = min(len(files), 4 * context.defaultParallelism)
-        uuids = context.parallelize([file.path for file in files], slices).map(read).collect()
+        found = context.parallelize(list(files), slices).mapPartitions(read).collect()
     first: dict[str, str] = {}
-    for uuid, file in zip(uuids, files, strict=True):
-        if (other := first.setdefault(uuid, file.path)) != file.path:
-            msg = f"{file.path} is a copy of {other}: its events would count twice; name one"
+    for path, uuid, columns in found:
+        if (other := first.setdefault(uuid, path)) != path:
+            msg = f"{path} is a copy of {other}: its events would count twice; name one"
             raise FilesetError(msg)
-    return list(uuids)
+        if columns is not None:
+            _refuse_other_columns(found[0][0], found[0][2] or (), path, columns)
+    return [uuid for _, uuid, _ in found]
+
+
+def _fingerprint(path: str) -> str:
+    try:
+        size, head, tail = storage.head_and_tail(path, _SAMPLE)
+    except FileNotFoundError as error:
+        raise UnreadableInputError(path, "no such file") from error
+    except OSError as error:
+        raise UnreadableInputError(path, reason(error)) from error
+    if not size:
+        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+    return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
+
+
+def _columns(file: InputFile) -> _Columns:
+    """Name and type of each column, where the file says them itself: Parquet's schema, the first line of CSV."""
+    if file.format is Format.JSON:
+        return ()
+    try:
+        if file.format is Format.CSV:
+            text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+            with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
+                return tuple((name, "") for name in next(csv.reader(stream), []))
+        fs, path = storage.filesystem(file.path)
+        with fs.open(path, "rb") as stream:
+            return tuple(sorted((field.name, _kind(field.type)) for field in pq.read_schema(stream)))
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+        raise UnreadableInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type by name; who wrote a list, and how it names its elements, makes no difference."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return f"list<{_kind(kind.value_type)}>" if is_list else str(kind)
+
+
+def _refuse_other_columns(first_path: str, first: _Columns, path: str, columns: _Columns) -> None:
+    one, other = dict(first), dict(columns)
+    for name in sorted(one.keys() ^ other.keys()):
+        has, lacks = (first_path, path) if name in one else (path, first_path)
+        msg = f"branch {name!r} is in {has} but not in {lacks}: files that are read together have the same branches"
+        raise SpecsError(msg)
+    for name, kind in first:
+        if kind != other[name]:
+            msg = f"branch {name!r} is {kind} in {first_path} but {other[name]} in {path}"
+            raise SpecsError(msg)
+    if first != columns:
+        msg = f"the columns of {first_path} and {path} are in another order: CSV files are read by position"
+        raise SpecsError(msg)
 
 
 def _local(path: str) -> str:

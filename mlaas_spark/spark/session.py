@@ -53,7 +53,7 @@ def session(config: SparkConfig, name: str) -> SparkSession:
     builder = SparkSession.builder.appName(name)
     settings = {**_DEFAULTS, **config.conf}
     if not submitted:
-        master = config.master or os.environ.get("MASTER") or "local[*]"
+        master = config.master or "local[*]"
         builder = builder.master(master)
         if master.startswith("local"):
             settings = {**_LOCAL_DEFAULTS, **settings}

@@ -86,7 +86,9 @@ def test_split_tree_takes_what_follows_root_and_a_colon(name: str, expected: tup
     assert split_tree(name) == expected
 
 
-@given(st.from_regex(r"[a-z/]{1,9}\.root", fullmatch=True), st.from_regex(r"[A-Za-z_][A-Za-z_/0-9]{0,9}", fullmatch=True))
+@given(
+    st.from_regex(r"[a-z/]{1,9}\.root", fullmatch=True), st.from_regex(r"[A-Za-z_][A-Za-z_/0-9]{0,9}", fullmatch=True)
+)
 def test_split_tree_gives_back_path_and_tree(path: str, tree: str) -> None:
     assert split_tree(f"{path}:{tree}") == (path, tree)
     assert split_tree(f"root://host:1094/{path}:{tree}") == (f"root://host:1094/{path}", tree)

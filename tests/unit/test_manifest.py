@@ -206,9 +206,10 @@ def test_rerun_after_a_crash_gives_the_same_data_set(
             write_task(staging, part)
         if place == "new_task":
             continue
-        with monkeypatch.context() as patched, pytest.raises(Crash):
+        with monkeypatch.context() as patched:
             crash_at(patched, place, call)
-            finish(staging)
+            with pytest.raises(Crash):
+                finish(staging)
         if place != "remove":
             with pytest.raises(ChunkError, match=r"has no manifest\.json"):
                 read(str(tmp_path))
@@ -223,9 +224,10 @@ def test_half_commit_leaves_no_manifest_and_another_request_does_not_take_it_ove
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staging = staging_of(tmp_path)
-    with monkeypatch.context() as patched, pytest.raises(Crash):
+    with monkeypatch.context() as patched:
         crash_at(patched, "write_atomic", 1)
-        finish(staging)
+        with pytest.raises(Crash):
+            finish(staging)
     with pytest.raises(ChunkError, match="other"):
         write(tmp_path, OTHER)
     assert write(tmp_path).request == REQUEST
@@ -495,7 +497,7 @@ def test_value_digest_sees_every_value_order_and_name() -> None:
 
 
 def test_value_digest_tells_a_moved_value_between_columns() -> None:
-    one = pa.table({"a": [1, 2], "b": [3]* 2})
+    one = pa.table({"a": [1, 2], "b": [3] * 2})
     two = pa.table({"a": [1, 3], "b": [2, 3]})
     assert value_digest(one) != value_digest(two)
 

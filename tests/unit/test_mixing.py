@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,9 +106,14 @@ def test_hash_of_published_seed_is_the_published_number() -> None:
     assert int(hash64(np.array([1234567], np.uint64))[0]) == 6457827717110365317
 
 
-@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32 - 1)), min_size=1), st.integers(0, MASK))
+@given(
+    st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32 - 1)), min_size=1), st.integers(0, MASK)
+)
 def test_event_hash_is_a_fold_over_the_key_columns(keys: list[tuple[int, int]], salt: int) -> None:
-    columns = [np.array([key[0] for key in keys], np.int64), np.array([key[1] for key in keys], np.uint32)]
+    columns: list[npt.NDArray[Any]] = [
+        np.array([key[0] for key in keys], np.int64),
+        np.array([key[1] for key in keys], np.uint32),
+    ]
     expected = []
     for key in keys:
         state = salt
@@ -133,7 +139,9 @@ def test_uuid_key_is_the_first_fifteen_digits(uuid: str) -> None:
     assert uuid_key("f" * 32) < 2**63
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10**6)), unique=True), st.integers(0, 2**63 - 1), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10**6)), unique=True), st.integers(0, 2**63 - 1), st.randoms()
+)
 def test_shuffle_depends_on_seed_uuid_and_entry_and_not_on_arrival(
     events: list[tuple[int, int]], seed: int, rng: object
 ) -> None:

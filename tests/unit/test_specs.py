@@ -297,7 +297,7 @@ def test_equal_specs_give_equal_text_whatever_order_branches_came_in() -> None:
     assert text(Specs(2, {"x": a, "y": b})) == text(Specs(2, {"y": b, "x": a}))
 
 
-MLAAS4HEP = {
+MLAAS4HEP: dict[str, Any] = {
     "jdim": {"Jet_pt": 5, "Muon_pt": 2},
     "minv": {"MET": 0.5, "nJet": 0, "Jet_pt": 15.0, "Muon_pt": 3.0},
     "maxv": {"MET": 500.5, "nJet": 9, "Jet_pt": 900.0, "Muon_pt": 300.0},

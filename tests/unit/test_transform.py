@@ -102,9 +102,7 @@ event_strategy = st.fixed_dictionaries(
 @given(
     seen=st.lists(event_strategy, min_size=1, max_size=8),
     others=st.lists(event_strategy, max_size=5),
-    kinds=st.fixed_dictionaries(
-        {name: st.sampled_from(["minmax", "standard", "none"]) for name in (*FLAT, *JAGGED)}
-    ),
+    kinds=st.fixed_dictionaries({name: st.sampled_from(["minmax", "standard", "none"]) for name in (*FLAT, *JAGGED)}),
     cap=st.none() | st.integers(1, 4),
 )
 def test_matrix_and_mask_equal_a_loop_over_events(

@@ -43,7 +43,10 @@ BAD = [
     ("import no_such_module_at_all\n", r"my-model\.py, line 1: ModuleNotFoundError: No module named 'no_such_module"),
     ("import json\njson.loads('{')\n", r"my-model\.py, line 2: JSONDecodeError"),
     ("import sys\nsys.exit(3)\n", r"my-model\.py, line 2: SystemExit: 3$"),
-    ("from MLaaS4HEP.reader import parse\n", r"imports MLaaS4HEP.*: mlaas_spark does not need it, take that import out$"),
+    (
+        "from MLaaS4HEP.reader import parse\n",
+        r"imports MLaaS4HEP.*: mlaas_spark does not need it, take that import out$",
+    ),
 ]
 
 
@@ -64,9 +67,7 @@ def test_syntax_error_in_a_neighbour_names_the_neighbour(tmp_path: Path) -> None
         file.function("model", ModelContractError)
 
 
-def test_neighbours_can_be_imported_and_the_path_is_as_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neighbours_can_be_imported_and_the_path_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "neighbour_of_model.py").write_text("def layers():\n    return 7\n")
     monkeypatch.delitem(sys.modules, "neighbour_of_model", raising=False)
     before = list(sys.path)

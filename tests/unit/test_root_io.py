@@ -1,0 +1,391 @@
+"""root_io: small files written by uproot read back as they were; damaged ones raise one kind of error."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError
+from mlaas_spark.root_io import Header, read_header, read_ranges, trees
+from mlaas_spark.schema import ENTRY, FILE, Branch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+N = 100
+BASKETS = (30, 30, 40)
+
+
+def content() -> dict[str, Any]:
+    """Branches of a hundred entries, flat, jagged and of fixed size."""
+    rng = np.random.default_rng(4)
+    counts = rng.integers(0, 4, N)
+    return {
+        "MET": rng.normal(50, 9, N).astype(np.float32),
+        "run": np.full(N, 297050, np.uint32),
+        "event": np.arange(N, dtype=np.int64) + 2**40,
+        "good": rng.random(N) < 0.5,
+        "cov": rng.normal(size=(N, 3)),
+        "Jet_pt": ak.unflatten(rng.exponential(30, counts.sum()).astype(np.float32), counts),
+        "Jet_id": ak.unflatten(rng.integers(0, 9, counts.sum()).astype(np.int16), counts),
+        "matrix": rng.normal(size=(N, 2, 2)),
+    }
+
+
+CONTENT = content()
+READABLE = sorted(set(CONTENT) - {"matrix"})
+
+
+def write_ttree(path: Path, name: str = "Events", branches: dict[str, Any] = CONTENT) -> Path:
+    """A TTree with a counter for the jagged branches and a basket for each part."""
+    jets = {name: branches[name] for name in branches if name.startswith("Jet_")}
+    others = {name: values for name, values in branches.items() if name not in jets}
+    with uproot.recreate(path) as file:
+        start = 0
+        for part, stop in enumerate(np.cumsum(BASKETS)):
+            some: dict[str, Any] = {key: values[start:stop] for key, values in others.items()}
+            if jets:
+                some["Jet"] = ak.zip({key[4:]: values[start:stop] for key, values in jets.items()})
+            if part:
+                file[name].extend(some)
+            else:
+                types = {
+                    key: values.type if isinstance(values, ak.Array) else np.dtype((values.dtype, values.shape[1:]))
+                    for key, values in some.items()
+                }
+                types = {
+                    key: kind.content if isinstance(kind, ak.types.ArrayType) else kind for key, kind in types.items()
+                }
+                file.mktree(name, types)
+                file[name].extend(some)
+            start = stop
+    return path
+
+
+@pytest.fixture(scope="module")
+def ttree(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with one TTree."""
+    return str(write_ttree(tmp_path_factory.mktemp("ttree") / "f.root"))
+
+
+@pytest.fixture(scope="module")
+def rntuple(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with one RNTuple of several clusters."""
+    path = tmp_path_factory.mktemp("rntuple") / "f.root"
+    branches = {name: CONTENT[name] for name in ("MET", "run", "event", "Jet_pt", "Jet_id")}
+    with uproot.recreate(path) as file:
+        file.mkrntuple("Events", {name: values[: BASKETS[0]] for name, values in branches.items()})
+        for start, stop in pairwise(np.cumsum(BASKETS)):
+            file["Events"].extend({name: values[start:stop] for name, values in branches.items()})
+    return str(path)
+
+
+def read(path: str, *ranges: tuple[int, int], names: list[str] | None = None) -> list[pa.RecordBatch]:
+    header = read_header(path)
+    schema = header.schema if names is None else header.schema.keep(names)
+    return list(read_ranges(path, header.tree, schema, ranges or [(0, header.entries)], 7, header.uuid))
+
+
+def expected(name: str, start: int, stop: int) -> list[Any]:
+    values: list[Any] = CONTENT[name][start:stop].tolist()
+    return values
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+def test_values_read_back_as_they_were_written(kind: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    (batch,) = read(path)
+    names = set(batch.schema.names) & set(CONTENT)
+    assert names == (set(READABLE) if kind == "ttree" else {"MET", "run", "event", "Jet_pt", "Jet_id"})
+    for name in names:
+        assert batch.column(name).to_pylist() == expected(name, 0, N), name
+    assert batch.column(FILE).to_pylist() == [7] * N
+    assert batch.column(ENTRY).to_pylist() == list(range(N))
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+def test_batches_have_the_types_that_the_schema_says(kind: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    (batch,) = read(path)
+    assert batch.schema.equals(read_header(path).schema.arrow())
+
+
+RANGES = [(0, 30), (29, 61), (5, 6), (30, 60), (60, 100), (99, 100), (0, 100)]
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+def test_ranges_are_half_open_and_need_not_be_aligned(kind: str, request: pytest.FixtureRequest) -> None:
+    batches = read(request.getfixturevalue(kind), *RANGES, names=["Jet_pt", "MET"])
+    assert len(batches) == len(RANGES)
+    for (start, stop), batch in zip(RANGES, batches, strict=True):
+        assert batch.num_rows == stop - start
+        assert batch.column("Jet_pt").to_pylist() == expected("Jet_pt", start, stop)
+        assert batch.column("MET").to_pylist() == expected("MET", start, stop)
+        assert batch.column(ENTRY).to_pylist() == list(range(start, stop))
+
+
+def test_no_branches_still_give_file_and_entry(ttree: str) -> None:
+    (batch,) = read(ttree, (10, 13), names=[])
+    assert batch.to_pydict() == {FILE: [7] * 3, ENTRY: [10, 11, 12]}
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+def test_header_gives_entries_clusters_and_the_uuid(kind: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    header = read_header(path)
+    assert (header.path, header.tree, header.entries) == (path, "Events", N)
+    assert header.boundaries == (0, 30, 60, 100)
+    with uproot.open(path) as file:
+        assert header.uuid == file.file.uuid.hex
+    assert re.fullmatch("[0-9a-f]{32}", header.uuid)
+
+
+def test_schema_of_a_ttree_and_what_is_left_out(ttree: str) -> None:
+    schema = read_header(ttree).schema
+    kinds = {branch.name: branch.describes for branch in schema.branches}
+    assert kinds == {
+        "MET": "float32",
+        "run": "uint32",
+        "event": "int64",
+        "good": "bool",
+        "nJet": "int32",
+        "cov": "list<float64>",
+        "Jet_pt": "list<float32>",
+        "Jet_id": "list<int16>",
+    }
+    assert [(item.name, item.reason.split(" (")[0]) for item in schema.omitted] == [("matrix", "nested lists")]
+
+
+def test_strings_and_nested_lists_are_left_out_by_name(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file.mkrntuple(
+            "T",
+            {
+                "x": np.arange(3.0),
+                "words": ak.Array(["a", "bc", ""]),
+                "nested": ak.Array([[[1.0], []], [], [[2.0, 3.0]]]),
+            },
+        )
+    header = read_header(str(tmp_path / "f.root"))
+    assert header.schema.names == ("x",)
+    reasons = {item.name: item.reason.split(" (")[0] for item in header.schema.omitted}
+    assert reasons == {"words": "strings are not numbers", "nested": "nested lists"}
+
+
+def test_strings_of_a_ttree_are_left_out_by_name(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file.mktree("T", {"x": np.dtype("f8"), "words": "string"})
+        file["T"].extend({"x": np.arange(2.0), "words": ["a", "bc"]})
+    header = read_header(str(tmp_path / "f.root"))
+    assert [(item.name, item.reason) for item in header.schema.omitted] == [("words", "strings are not numbers")]
+
+
+def test_names_with_dots_read_back_under_their_column_name(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file.mktree("T", {"met.pt": np.dtype("f8")})
+        file["T"].extend({"met.pt": np.arange(3.0)})
+    path = str(tmp_path / "f.root")
+    assert read_header(path).schema.branches == (Branch("met_pt", "met.pt", "float64", jagged=False),)
+    (batch,) = read(path)
+    assert batch.column("met_pt").to_pylist() == [0.0, 1.0, 2.0]
+
+
+def test_tree_without_entries_has_a_header(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file.mktree("T", {"x": np.dtype("f8")})
+    header = read_header(str(tmp_path / "f.root"))
+    assert (header.entries, header.boundaries, header.schema.names) == (0, (0,), ("x",))
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> str:
+    """A file with two trees, one in a directory, and a histogram."""
+    with uproot.recreate(tmp_path / "several.root") as file:
+        file.mktree("Events", {"x": np.dtype("f8")})
+        file["Events"].extend({"x": np.arange(3.0)})
+        file.mktree("meta/Runs", {"y": np.dtype("i4")})
+        file["meta/Runs"].extend({"y": np.arange(2, dtype=np.int32)})
+        file["h"] = np.histogram([1.0, 2.0])
+    return str(tmp_path / "several.root")
+
+
+def test_trees_are_listed_with_their_entries(several: str) -> None:
+    assert trees(several) == {"Events": 3, "meta/Runs": 2}
+
+
+def test_one_of_several_trees_must_be_named(several: str) -> None:
+    with pytest.raises(TreeNotFoundError, match=r"has several trees \(Events, meta/Runs\): name one with --tree"):
+        read_header(several)
+    assert read_header(several, "meta/Runs").schema.names == ("y",)
+
+
+@pytest.mark.parametrize("name", ["Event", "h", "meta", "runs"])
+def test_tree_that_is_not_there_is_named_with_the_nearest(several: str, name: str) -> None:
+    with pytest.raises(TreeNotFoundError, match=rf"tree '{name}' not found in .*several\.root; (nearest|there are): "):
+        read_header(several, name)
+
+
+def test_file_without_trees_says_so(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        file["h"] = np.histogram([1.0, 2.0])
+    with pytest.raises(TreeNotFoundError, match=r"no tree in .*f\.root"):
+        read_header(str(tmp_path / "f.root"))
+    assert trees(str(tmp_path / "f.root")) == {}
+
+
+def test_branch_that_the_file_lacks_is_named(ttree: str, several: str) -> None:
+    schema = read_header(ttree).schema.keep(["MET"])
+    with pytest.raises(BranchNotFoundError, match=r"branch 'MET' not found in tree Events of .*several\.root"):
+        list(read_ranges(several, "Events", schema, [(0, 1)], 0))
+
+
+def test_file_that_was_replaced_since_it_was_planned_is_refused(tmp_path: Path) -> None:
+    path = write_ttree(tmp_path / "f.root")
+    header = read_header(str(path))
+    write_ttree(path)
+    with pytest.raises(UnreadableInputError, match=r"tree Events: it was replaced since it was planned \(uuid "):
+        list(read_ranges(str(path), "Events", header.schema, [(0, 1)], 0, header.uuid))
+
+
+def test_tree_that_is_gone_when_entries_are_read_is_unreadable_input(ttree: str) -> None:
+    with pytest.raises(UnreadableInputError, match="tree Gone"):
+        list(read_ranges(ttree, "Gone", read_header(ttree).schema, [(0, 1)], 0))
+
+
+NOT_ROOT = [
+    (b"", r"the file is empty \(0 bytes\)$"),
+    (b"x", r"damaged or cut short|is not a ROOT file"),
+    (b"PAR1 this is something else altogether" * 50, "it is not a ROOT file$"),
+    (b"\x00" * 5000, "it is not a ROOT file$"),
+    (b"root", "damaged or cut short"),
+    (b"root" + b"\xff" * 5000, "damaged or cut short"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), NOT_ROOT)
+def test_what_is_no_root_file_is_refused_by_name(tmp_path: Path, raw: bytes, message: str) -> None:
+    path = tmp_path / "f.root"
+    path.write_bytes(raw)
+    for call in (read_header, trees):
+        with pytest.raises(UnreadableInputError, match=message) as caught:
+            call(str(path))
+        assert caught.value.path == str(path)
+
+
+def test_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableInputError, match=r"none\.root: no such file"):
+        read_header(str(tmp_path / "none.root"))
+    with pytest.raises(UnreadableInputError, match="cannot read"):
+        read_header(str(tmp_path))
+
+
+def read_all(path: Path, planned: Header) -> list[pa.RecordBatch]:
+    """What a job does: headers on one executor, entries on another."""
+    read_header(str(path), planned.tree)
+    ranges = [*pairwise(planned.boundaries)]
+    return list(read_ranges(str(path), planned.tree, planned.schema, ranges, 7, planned.uuid))
+
+
+def is_refused(path: Path, planned: Header) -> bool:
+    """Whether reading ends in an error of ours, which names the file on one line; any other error is a failure.
+
+    Damage that no checksum covers cannot be seen.
+    """
+    message, found = "", []
+    try:
+        found = read_all(path, planned)
+    except (UnreadableInputError, TreeNotFoundError, BranchNotFoundError) as error:
+        message = str(error)
+    if not message:
+        assert sum(batch.num_rows for batch in found) == planned.entries
+        return False
+    assert str(path) in message
+    assert "\n" not in message
+    return True
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+def test_file_cut_short_anywhere_is_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    raw = Path(request.getfixturevalue(kind)).read_bytes()
+    planned = read_header(request.getfixturevalue(kind))
+    path = tmp_path / "cut.root"
+    for size in sorted({1, 4, 60, 99, 300, *range(500, len(raw), len(raw) // 20), len(raw) // 2, len(raw) - 1}):
+        path.write_bytes(raw[:size])
+        refused = is_refused(path, planned)
+        assert refused or size > 0.9 * len(raw), f"cut to {size} of {len(raw)} bytes and nothing was said"
+
+
+@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+@pytest.mark.parametrize("filler", [0, 255])
+def test_damage_in_the_middle_raises_no_other_error(
+    kind: str, filler: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    raw = Path(request.getfixturevalue(kind)).read_bytes()
+    planned = read_header(request.getfixturevalue(kind))
+    path, length, refused = tmp_path / "damaged.root", 64, 0
+    places = range(0, len(raw) - length, max(length, len(raw) // 40))
+    for place in places:
+        path.write_bytes(raw[:place] + bytes([filler]) * length + raw[place + length :])
+        refused += is_refused(path, planned)
+    assert refused > len(places) // 4
+
+
+def test_zeroed_basket_is_refused_with_file_tree_and_entries(tmp_path: Path) -> None:
+    # compressed, so that damage cannot pass for values
+    path = tmp_path / "f.root"
+    values = np.random.default_rng(1).integers(0, 9, 20_000)
+    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+        file.mktree("T", {"x": np.dtype("i8")})
+        for part in np.split(values, 2):
+            file["T"].extend({"x": part})
+    header = read_header(str(path))
+    raw = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        second = int(file["T"]["x"].member("fBasketSeek")[1])
+    raw[second + 100 : second + 1100] = bytes(1000)
+    path.write_bytes(raw)
+    batches = read_ranges(str(path), "T", header.schema, [(0, 10_000), (10_000, 20_000)], 0)
+    assert next(batches).column("x").to_pylist() == values[:10_000].tolist()
+    with pytest.raises(
+        UnreadableInputError, match=r"f\.root, tree T, entries \[10000, 20000\): it is damaged"
+    ) as caught:
+        next(batches)
+    assert caught.value.entries == (10_000, 20_000)
+
+
+@pytest.mark.parametrize(
+    "kind", [StopIteration, UnboundLocalError, ZeroDivisionError, MemoryError, RecursionError, AssertionError]
+)
+def test_whatever_the_layer_below_raises_becomes_unreadable_input(
+    ttree: str, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """All of these come out of uproot on damaged files."""
+    header = read_header(ttree)
+
+    def broken(*_args: Any, **_options: Any) -> None:
+        raise kind
+
+    monkeypatch.setattr("uproot.behaviors.TBranch.HasBranches.arrays", broken)
+    with pytest.raises(
+        UnreadableInputError, match=rf"entries \[0, 5\): it is damaged or cut short \({kind.__name__}\)"
+    ):
+        list(read_ranges(ttree, "Events", header.schema, [(0, 5)], 0))
+
+
+@pytest.mark.real_data
+def test_split_members_of_real_files_are_read_and_objects_left_out_with_a_reason(data_folder: Path) -> None:
+    header = read_header(str(data_folder / "uproot-Zmumu.root"))
+    assert header.entries == 2304
+    assert [(item.name, item.reason) for item in header.schema.omitted] == [("Type", "strings are not numbers")]
+    with uproot.open(data_folder / "uproot-Zmumu.root") as file:
+        plain = file["events"].arrays(header.schema.names, library="np", entry_start=100, entry_stop=900)
+    (batch,) = read(str(data_folder / "uproot-Zmumu.root"), (100, 900))
+    for name, values in plain.items():
+        np.testing.assert_array_equal(batch.column(name).to_numpy(), values)
