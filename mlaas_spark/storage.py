@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _GLOB = frozenset("*?[")
 
@@ -116,6 +117,22 @@ def write_atomic(url: str, content: bytes) -> None:
     temporary = f"{url}.{uuid.uuid4().hex}.tmp"
     _write(temporary, content)
     move(temporary, url)
+
+
+def write_stream(url: str, write: Callable[[Any], None]) -> None:
+    """Write a file by a function that is given the open stream; the file appears whole, an old one is replaced."""
+    temporary = f"{url}.{uuid.uuid4().hex}.tmp"
+    fs, path = filesystem(temporary)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    with fs.open(path, "wb") as stream:
+        write(stream)
+    move(temporary, url)
+
+
+def open_mapped(url: str) -> Any:
+    """A file to read at random: mapped into memory if it is local."""
+    fs, path = filesystem(url)
+    return pa.memory_map(path) if isinstance(fs, LocalFileSystem) else fs.open(path, "rb")
 
 
 def publish(url: str, content: bytes) -> bool:

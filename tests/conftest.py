@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # the same examples in every run, however slow the machine is
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("repeatable")
 
 

@@ -1,16 +1,19 @@
 """Chunk data sets: events mixed in proportion to the files, shuffled by seed, split by event hash, committed once.
 
-Each range is read once. Its events go to the parts they belong to as Arrow buffers, one blob a range and part, through
-Spark's shuffle; a part is put in order and written by one task. Rows never cross to the JVM one by one.
+Each range is read once: its events are labelled and spilled to the staging folder as an Arrow file, cut where the next
+part begins. Each part is then gathered from the spills by one task, put in order and written. Events never cross to
+the JVM, and a rerun after a crash takes up the spills and parts that are there.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import logging
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -56,8 +59,6 @@ _log = logging.getLogger(__name__)
 
 _PART_EVENTS = 50_000  # events of a file of a chunk of 'all': what one task holds in memory
 _ROW_GROUP_EVENTS = 8_192
-_BLOBS_PER_BATCH = 64
-_BLOB = pa.schema([("part", pa.int32()), ("file", pa.int32()), ("start", pa.int64()), ("events", pa.binary())])
 _DONE = pa.schema([("part", pa.int32())])
 
 
@@ -160,30 +161,86 @@ def _check_classes(staged: list[tuple[int, DataFile]], staging: Staging) -> None
 
 
 def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tuple[int, DataFile]]:
-    """Run the two stages; the staged files of each part."""
-    # blobs are megabytes, not rows: few of them make an Arrow batch
-    session = events.spark.newSession()
-    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(_BLOBS_PER_BATCH))
-    session.conf.set("spark.sql.adaptive.enabled", "false")
-    counts = mixing.chunk_counts(events.plan.events_by_file(), _part_size(request.config))
-    done = {part: files for part in range(len(counts)) if (files := staging.finished(_task(part))) is not None}
-    missing = sorted(set(range(len(counts))) - set(done))
+    """Spill the ranges, gather the parts; the staged files of each part."""
+    mix = _Mix.of(events.plan, request.config)
+    done = {part: files for part in range(mix.parts) if (files := staging.finished(_task(part))) is not None}
+    missing = [part for part in range(mix.parts) if part not in done]
     if missing:
         kept = [*request.transform.layout.branches, *request.keys]
         needed = {*kept, *(request.label.branches if request.label else ())}
-        blobs = replace(events.reading(needed), spark=session).map_ranges(
-            _scatter(events.plan, counts, request, kept, frozenset(missing)), from_arrow_schema(_BLOB)
+        wanted = {(item.file, item.start) for part in missing for item in mix.slices(part)}
+        ranges = tuple(
+            r
+            for r in events.plan.ranges
+            if (r.file, r.start) in wanted and not storage.exists(_spill(staging, r.file, r.start))
         )
-        parts = blobs.repartition(len(missing), "part").sortWithinPartitions("part", "file", "start")
-        writing = parts.mapInArrow(_gather(events.plan, request, staging), from_arrow_schema(_DONE))
         with received():
-            writing.collect()
+            if ranges:
+                spilling = _spiller(events.plan, mix, request, kept, staging)
+                events.reading(needed).with_ranges(ranges).map_ranges(spilling, from_arrow_schema(_DONE)).collect()
+            context = events.spark.sparkContext
+            parts = events.spark.createDataFrame(context.parallelize([(p,) for p in missing], len(missing)), "part int")
+            parts.mapInArrow(_gatherer(events.plan, mix, request, staging), from_arrow_schema(_DONE)).collect()
         done.update({part: staging.finished(_task(part)) or [] for part in missing})
     staged = [(part, file) for part in sorted(done) for file in done[part]]
     if request.config.layout == "compact":
         return staged
     key_types = {name: events.plan.schema[name].arrow_type for name in request.keys}
-    return _densified(session, staged, request, staging, key_types)
+    return _densified(events.spark.newSession(), staged, request, staging, key_types)
+
+
+class _Slice(NamedTuple):
+    """Events [first, last) of the range of a file that begins at entry ``start``, counted after the selection."""
+
+    file: int
+    start: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    """Which events of which range belong to which part.
+
+    Attributes:
+        bounds: Events of each file in all parts up to and with each, shape (parts, files).
+        ranges: For each file its ranges: (first entry, number of the first event in the file, events).
+    """
+
+    bounds: npt.NDArray[np.int64]
+    ranges: tuple[tuple[tuple[int, int, int], ...], ...]
+
+    @classmethod
+    def of(cls, plan: Plan, config: ChunkConfig) -> Self:
+        size = _PART_EVENTS if config.size == "all" else config.size
+        ranks = plan.first_ranks()
+        ranges: list[list[tuple[int, int, int]]] = [[] for _ in plan.files]
+        for r in plan.ranges:
+            ranges[r.file].append((r.start, ranks[r.file, r.start], r.events or 0))
+        counts = mixing.chunk_counts(plan.events_by_file(), size)
+        return cls(np.cumsum(counts, axis=0), tuple(tuple(of_file) for of_file in ranges))
+
+    @property
+    def parts(self) -> int:
+        return len(self.bounds)
+
+    def slices(self, part: int) -> Iterator[_Slice]:
+        """The events of a part, in order of file and entry."""
+        below = self.bounds[part - 1] if part else np.zeros_like(self.bounds[0])
+        for file, (low, high) in enumerate(zip(below.tolist(), self.bounds[part].tolist(), strict=True)):
+            of_file = self.ranges[file]
+            place = max(bisect.bisect_right(of_file, low, key=lambda item: item[1]) - 1, 0)
+            for start, rank, events in of_file[place:]:
+                if rank >= high:
+                    break
+                if (first := max(low, rank)) < (last := min(high, rank + events)):
+                    yield _Slice(file, start, first - rank, last - rank)
+
+    def cuts(self, file: int, rank: int, events: int) -> list[int]:
+        """Where ``events`` events from number ``rank`` of a file go over to the next part: 0, ..., events."""
+        edges = self.bounds[:, file]
+        inside = edges[(edges > rank) & (edges < rank + events)]
+        return [0, *(np.unique(inside) - rank).tolist(), events]
 
 
 def _densified(
@@ -259,40 +316,44 @@ def _task(part: int) -> str:
     return f"part-{part:06d}"
 
 
-def _part_size(config: ChunkConfig) -> int:
-    return _PART_EVENTS if config.size == "all" else config.size
+def _spill(staging: Staging, file: int, start: int) -> str:
+    return storage.join(staging.url, "spill", f"{file:06d}-{start:012d}.arrow")
 
 
-def _scatter(
-    plan: Plan, counts: npt.NDArray[np.int64], request: ChunkRequest, kept: Sequence[str], missing: frozenset[int]
+def _spiller(
+    plan: Plan, mix: _Mix, request: ChunkRequest, kept: Sequence[str], staging: Staging
 ) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
-    """First stage: label and weight the events of a range, and cut them where the next part begins."""
+    """First stage: the events of a range with label and weight, as one Arrow file."""
     first_ranks = plan.first_ranks()
-    bounds = np.cumsum(counts, axis=0)
     labels = [file.label for file in plan.files]
     weights = [file.weight for file in plan.files]
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
-        for entries, batch, seen in batches:
-            if not batch.num_rows:
-                continue
-            file = entries.file
-            label = _labels(batch, request.label, labels[file])
-            weight = np.full(batch.num_rows, weights[file], np.float32)
-            columns = [batch.column(name) for name in (*kept, FILE, ENTRY)]
-            whole = pa.RecordBatch.from_arrays(
-                [*columns, pa.array(label), pa.array(weight)], names=[*kept, FILE, ENTRY, LABEL, WEIGHT]
-            )
-            rank = first_ranks[file, entries.start] + seen
-            part = int(np.searchsorted(bounds[:, file], rank, side="right"))
-            start = 0
-            while start < batch.num_rows:
-                stop = min(batch.num_rows, int(bounds[part, file]) - rank)
-                if stop > start and part in missing:
-                    yield _blob(part, file, entries.start + seen + start, whole.slice(start, stop - start))
-                start, part = max(start, stop), part + 1
+        for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
+            url = _spill(staging, entries.file, entries.start)
+            rank = first_ranks[entries.file, entries.start]
+            cut = (piece for item in group for piece in pieces(item, rank))
+            storage.write_stream(url, partial(_write_arrow, cut))
+            yield _done(0)
+
+    def pieces(item: RangeBatch, rank: int) -> Iterator[pa.RecordBatch]:
+        batch, file = item.batch, item.entries.file
+        label = _labels(batch, request.label, labels[file])
+        weight = np.full(batch.num_rows, weights[file], np.float32)
+        names = [*kept, FILE, ENTRY]
+        columns = [*(batch.column(name) for name in names), pa.array(label), pa.array(weight)]
+        whole = pa.RecordBatch.from_arrays(columns, names=[*names, LABEL, WEIGHT])
+        for start, stop in pairwise(mix.cuts(file, rank + item.seen, batch.num_rows)):
+            yield whole.slice(start, stop - start)
 
     return run
+
+
+def _write_arrow(batches: Iterator[pa.RecordBatch], stream: Any) -> None:
+    first = next(batches)
+    with pa.ipc.new_file(stream, first.schema) as writer:
+        for batch in itertools.chain([first], batches):
+            writer.write_batch(batch)
 
 
 def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float | None) -> npt.NDArray[np.float32]:
@@ -305,34 +366,35 @@ def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float |
     return values
 
 
-def _blob(part: int, file: int, start: int, events: pa.RecordBatch) -> pa.RecordBatch:
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.ipc.new_stream(sink, events.schema, options=options) as writer:
-        writer.write_batch(events)
-    row = [[part], [file], [start], [sink.getvalue().to_pybytes()]]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(value, field.type) for value, field in zip(row, _BLOB, strict=True)], schema=_BLOB
-    )
-
-
-def _gather(
-    plan: Plan, request: ChunkRequest, staging: Staging
+def _gatherer(
+    plan: Plan, mix: _Mix, request: ChunkRequest, staging: Staging
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Second stage: put the events of a part in order and write one file a split."""
     uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
 
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with sent_home():
-            blobs = (
-                pair for batch in batches for pair in zip(batch.column("part"), batch.column("events"), strict=True)
-            )
-            for part, group in itertools.groupby(blobs, key=lambda pair: pair[0].as_py()):
-                table = pa.concat_tables(pa.ipc.open_stream(blob.as_buffer()).read_all() for _, blob in group)
+            for part in (part for batch in rows for part in batch.column("part").to_pylist()):
+                table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
                 staging.finish(_task(part), list(_part_files(table, request, staging, uuids)))
                 yield _done(part)
 
     return run
+
+
+def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
+    """Some events of a spill; only the record batches they lie in are read."""
+    reader = pa.ipc.open_file(storage.open_mapped(_spill(staging, item.file, item.start)))
+    batches, first = [], 0
+    for index in range(reader.num_record_batches):
+        batch = reader.get_batch(index)
+        low, high = max(item.first - first, 0), min(item.last - first, batch.num_rows)
+        if low < high:
+            batches.append(batch.slice(low, high - low))
+        first += batch.num_rows
+        if first >= item.last:
+            break
+    return pa.Table.from_batches(batches)
 
 
 def _done(part: int) -> pa.RecordBatch:
@@ -359,7 +421,7 @@ def _part_files(
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:
     url = staging.new_file()
     size = write_parquet(events, url, row_group_events(request.batch_size))
-    labels = Counter(f"{label:g}" for label in events.column(LABEL).to_pylist())
+    labels, counts = np.unique(events.column(LABEL).to_numpy(), return_counts=True)
     return DataFile(
         path=url.rsplit("/", 1)[-1],
         rows=events.num_rows,
@@ -367,7 +429,7 @@ def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Sta
         ranges=_ranges(events),
         digest=value_digest(events.combine_chunks()),
         split=split,
-        labels=dict(sorted(labels.items())),
+        labels={f"{label:g}": int(count) for label, count in zip(labels, counts, strict=True)},
     )
 
 

@@ -56,6 +56,14 @@ TYPES = {**KEY_TYPES, **FLAT, **JAGGED}
 Event = dict[str, Any]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # pyspark leaves the socket of each result it has read to the garbage collector, whatever test that is in
+    # (pyspark.serializers, pyspark.util._create_local_socket); for all tests, and for sockets to this machine alone
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:unclosed <socket\.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
@@ -133,7 +141,9 @@ def write_parquet(path: Path, events: Sequence[Event], cluster: int, **_: Any) -
     fields = [
         pa.field(name, pa.list_(_arrow(dtype)) if name in JAGGED else _arrow(dtype)) for name, dtype in TYPES.items()
     ]
-    table = pa.table([pa.array([e[f.name] for e in events], f.type, from_pandas=False) for f in fields], pa.schema(fields))
+    table = pa.table(
+        [pa.array([e[f.name] for e in events], f.type, from_pandas=False) for f in fields], pa.schema(fields)
+    )
     pq.write_table(table, path, row_group_size=cluster)
 
 
@@ -216,7 +226,6 @@ def spark() -> Iterator[SparkSession]:
     started.stop()
 
 
-
 @pytest.fixture(scope="session")
 def opened(spark: SparkSession) -> Callable[..., Events]:
     """``opened(paths, events_per_task=250, labels=None, preproc=None, on=None, **input)``: the events of files.
@@ -252,9 +261,7 @@ def opened(spark: SparkSession) -> Callable[..., Events]:
 @pytest.fixture(scope="session")
 def transform(opened: Callable[..., Events], sample: Sample) -> FeatureTransform:
     """The transform of all features of the sample, one branch capped, one of each normalisation."""
-    config = FeatureConfig(
-        caps={"Jet_id": 2}, overrides={"MET_sum": "standard", "Jet_eta": "robust", "Ele_pt": "none"}
-    )
+    config = FeatureConfig(caps={"Jet_id": 2}, overrides={"MET_sum": "standard", "Jet_eta": "robust", "Ele_pt": "none"})
     specs, _ = spark_specs.compute(opened(sample.paths()), FEATURES, quantiles=["Jet_eta"])
     return FeatureTransform.of(specs.specs, config)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd  # noqa: TC002 - Spark reads the annotations of a pandas UDF when it is made
-import pyarrow as pa
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
@@ -23,6 +22,7 @@ from mlaas_spark.spark.session import received, sent_home, session
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
 ERRORS: list[MlaasSparkError] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,17 @@ def test_buffers_without_nulls_keep_the_type_and_copy_nothing() -> None:
     assert np.shares_memory(found, numbers)
     assert offsets is not None
     assert offsets.tolist() == [2, 6]
+
+
+def test_values_behind_a_missing_list_are_not_given() -> None:
+    # Arrow lets a null list cover values; they are not part of the column
+    whole = pa.array([[1.0], [2.0, 3.0], [4.0]])
+    validity = pa.py_buffer(bytes([0b101]))
+    column = pa.Array.from_buffers(whole.type, 3, [validity, whole.buffers()[1]], children=[whole.values])
+    assert column.to_pylist() == [[1.0], None, [4.0]]
+    found, offsets = buffers(column)
+    assert offsets is not None
+    assert [found[a:b].tolist() for a, b in pairwise(offsets)] == [[1.0], [], [4.0]]
 
 
 def test_float16_columns_may_hold_nulls() -> None:

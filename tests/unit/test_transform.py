@@ -198,6 +198,13 @@ def test_constant_branch_is_zero_with_mask_one(normalisation: str, value: float)
     assert made.mask[:, 0].tolist() == [1] * 7
 
 
+@pytest.mark.parametrize("normalisation", ["minmax", "standard", "robust"])
+def test_branch_that_was_constant_is_zero_for_other_values_too(normalisation: str) -> None:
+    events = [{**EVENTS[0], "MET": 4.0}] * 3
+    transform = FeatureTransform.of(specs_of(events), config_of(overrides={"MET": normalisation}))
+    assert transform.matrix(batch_of([{**EVENTS[0], "MET": 9.0}])).matrix[0, 0] == 0.0
+
+
 def test_spread_too_small_to_invert_counts_as_constant() -> None:
     events = [{**EVENTS[0], "MET": value} for value in (0.0, 5e-324)]
     transform = FeatureTransform.of(specs_of(events), config_of())
@@ -284,6 +291,12 @@ def test_transform_of_one_branch_gives_its_columns_of_the_whole() -> None:
         np.testing.assert_array_equal(alone.mask, whole.mask[:, span])
     with pytest.raises(BranchNotFoundError, match="nearest: MET"):
         transform.only("MeT_")
+
+
+def test_transform_of_one_branch_refuses_nan_if_the_whole_does() -> None:
+    alone = FeatureTransform.of(specs_of(EVENTS), config_of(nan="error")).only("MET")
+    with pytest.raises(SpecsError, match="branch 'MET' has 1 NaN"):
+        alone.matrix(batch_of(EVENTS))
 
 
 @given(st.lists(event_strategy, max_size=7), st.integers(0, 7))
