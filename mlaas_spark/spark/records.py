@@ -95,7 +95,7 @@ def open_records(
         raw = _read(spark, kind, [file.path for file in files])
         if preproc is not None:
             raw = _preprocessed(spark, raw, preproc)
-        frame, schema = _flattened(raw)
+        frame, schema = _flattened(raw, kind)
         counts = frame.groupBy(_PATH, _BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
     index_of = {_local(file.path): index for index, file in enumerate(files)}
     paths = {row[_PATH]: index_of[_local(row[_PATH])] for row in counts}
@@ -198,7 +198,7 @@ def _placed(frame: DataFrame, columns: list[Any]) -> DataFrame:
     )
 
 
-def _flattened(frame: DataFrame) -> tuple[DataFrame, EventSchema]:
+def _flattened(frame: DataFrame, kind_of_file: Format) -> tuple[DataFrame, EventSchema]:
     """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
     branches: list[Branch] = []
     omitted: list[Omitted] = []
@@ -217,7 +217,7 @@ def _flattened(frame: DataFrame) -> tuple[DataFrame, EventSchema]:
         branches.append(Branch(column_name(source), source, dtype, jagged))
         fractional = isinstance(value, T.DecimalType) and dtype == "float64"
         expressions[source] = column.cast("array<double>" if jagged else "double") if fractional else column
-    for source, column, jagged in _numbers_in_text(frame, texts, omitted):
+    for source, column, jagged in _numbers_in_text(frame, kind_of_file, texts, omitted):
         branches.append(Branch(column_name(source), source, "float64", jagged))
         expressions[source] = column
     schema = EventSchema.of(branches, omitted)
@@ -244,11 +244,12 @@ def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
 
 
 def _numbers_in_text(
-    frame: DataFrame, texts: list[tuple[str, Any]], omitted: list[Omitted]
+    frame: DataFrame, kind_of_file: Format, texts: list[tuple[str, Any]], omitted: list[Omitted]
 ) -> Iterator[tuple[str, Any, bool]]:
     """Text columns whose every value is a number, or a JSON list of numbers, and whether it is the list.
 
-    It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling.
+    It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling; in the other
+    formats a text that looks like a number is meant as a text.
     """
     if not texts:
         return
@@ -261,7 +262,7 @@ def _numbers_in_text(
     for number, (source, column) in enumerate(texts):
         if answers is not None and answers[f"list{number}"] == 1:
             yield source, F.from_json(column, "array<double>", {"mode": "FAILFAST"}), True
-        elif answers is not None and answers[f"flat{number}"] == 1:
+        elif answers is not None and kind_of_file is Format.CSV and answers[f"flat{number}"] == 1:
             yield source, column.cast("double"), False
         else:
             omitted.append(Omitted(source, "strings are not numbers"))

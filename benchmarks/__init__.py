@@ -1,0 +1,3 @@
+"""Our stages measured beside their peers, in the same run on the same files: ``make bench``."""
+
+from __future__ import annotations
