@@ -232,7 +232,7 @@ def test_dense_chunks_hold_features_of_every_integer_type(
 ) -> None:
     largest = int(np.iinfo(dtype).max)
     events = [
-        {**e, "MET_pt": largest - 3 * n % 100, "Ele_pt": [largest, n % 50][: n % 3]}
+        {**e, "MET_pt": largest - n * (largest // 100), "Ele_pt": [largest, n % 50][: n % 3]}
         for n, e in enumerate(make_events(60, 1, 1))
     ]
     types = {"event": "uint64", "MET_pt": dtype, "Ele_pt": dtype, "flag": "bool"}
