@@ -432,7 +432,7 @@ def _log_cuts(made: SpecsFile, transform: FeatureTransform) -> None:
         stats = made.specs[name]
         cut = sum(max(length - dim, 0) * events for length, events in enumerate(stats.lengths))
         if stats.jagged and cut:
-            _log.warning("%s: %d of %d values are cut at %d a event", name, cut, stats.count, dim)
+            _log.warning("%s: %d of %d values are cut at %d an event", name, cut, stats.count, dim)
 
 
 def _digest_of(made: SpecsFile) -> str:
