@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 7
+_TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C, as a shell does
 
 app = typer.Typer(
     name="mlaas-spark",
@@ -455,26 +456,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
     try:
         return _run(given)
-    except MlaasSparkError as error:
-        code, text = error.exit_code, f"error: {error}"
-    except TyperException as error:
-        code, text = _EXIT_USAGE, f"error: {error.format_message()}; see mlaas-spark {_verb(given)}--help"
-    except (KeyboardInterrupt, typer.Abort):
-        code, text = _EXIT_INTERRUPTED, "interrupted: run the same command again, finished work is kept"
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug of ours, named as one
-        code, text = _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
-    if debug:
-        traceback.print_exc()
-    _err.print(escape(text))
-    return code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
+        if "--debug" in given:
+            traceback.print_exception(error)
+        code, text = _told(error, given)
+        _err.print(escape(text))
+        return code
+
+
+def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
+    """Exit code and message of whatever stopped a command."""
+    if isinstance(error, MlaasSparkError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _EXIT_INTERRUPTED, "interrupted: run the same command again, finished work is kept"
+    if isinstance(error, TyperException):
+        return _EXIT_USAGE, f"error: {error.format_message()}; see mlaas-spark {_verb(given)}--help"
+    return _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
 
 
 def _run(given: list[str]) -> int:
     command = typer.main.get_command(app)
     result = command.main(given, prog_name="mlaas-spark", standalone_mode=False, obj=given[1:])
+    if result == _TYPER_INTERRUPTED:
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

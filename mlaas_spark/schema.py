@@ -22,6 +22,8 @@ FILE = "__file"
 ENTRY = "__entry"
 """Columns beside the branches: index of the file in the plan (int32), entry number in it (int64)."""
 
+_RESERVED = "__"
+
 NUMERIC = (
     "bool",
     "int8",
@@ -87,11 +89,16 @@ class EventSchema:
 
     @classmethod
     def of(cls, branches: Iterable[Branch], omitted: Iterable[Omitted] = ()) -> Self:
-        """Sort; of two branches with one column name the second is left out, by name."""
+        """Sort; left out, by name, are the second of two branches with one column name, and names like ``__entry``.
+
+        They are columns that we made ourselves, where a converted data set is the input.
+        """
         kept: dict[str, Branch] = {}
         left_out = list(omitted)
         for branch in sorted(branches, key=lambda branch: (branch.name, branch.source)):
-            if branch.name in kept:
+            if branch.name.startswith(_RESERVED):
+                left_out.append(Omitted(branch.source, f"names with {_RESERVED} are kept for columns like {ENTRY}"))
+            elif branch.name in kept:
                 left_out.append(
                     Omitted(branch.source, f"its column name {branch.name!r} is taken by {kept[branch.name].source!r}")
                 )

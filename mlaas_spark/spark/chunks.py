@@ -21,7 +21,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import mixing, storage
-from mlaas_spark.errors import ChunkError, ConfigError, SpecsMismatchError
+from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, SpecsMismatchError
 from mlaas_spark.manifest import (
     FEATURES,
     LABEL,
@@ -100,9 +100,11 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     """Write the chunks of the events to ``folder`` and return the manifest; chunks that are there already are kept.
 
     Raises:
+        BranchNotFoundError: The events lack a feature or a key.
         ConfigError: Neither files nor an expression give a label.
         ChunkError: The folder holds other chunks or something else.
     """
+    _check_branches(events.plan, request)
     _check_labels(events.plan, request)
     selection = events.selection.text if events.selection else ""
     staging = begin(folder, request_digest([request.digest(events.plan), selection]))
@@ -134,6 +136,12 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
         chunk = 0 if size == "all" else part
         final.append((replace(file, chunk=chunk), f"{file.split}/{part:06d}-{file.digest[:16]}.parquet"))
     return commit(staging, manifest, final)
+
+
+def _check_branches(plan: Plan, request: ChunkRequest) -> None:
+    for name in (*request.transform.layout.branches, *request.keys):
+        if name not in plan.schema:
+            raise BranchNotFoundError(name, plan.schema.names, "the events")
 
 
 def _check_labels(plan: Plan, request: ChunkRequest) -> None:
@@ -172,7 +180,7 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
         ranges = tuple(
             r
             for r in events.plan.ranges
-            if (r.file, r.start) in wanted and not storage.exists(_spill(staging, r.file, r.start))
+            if (r.file, r.start) in wanted and not storage.exists(_spill(staging, r.file, r.start, r.stop))
         )
         with received():
             if ranges:
@@ -190,10 +198,11 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
 
 
 class _Slice(NamedTuple):
-    """Events [first, last) of the range of a file that begins at entry ``start``, counted after the selection."""
+    """Events [first, last) of the range [start, stop) of a file, counted after the selection."""
 
     file: int
     start: int
+    stop: int
     first: int
     last: int
 
@@ -204,19 +213,19 @@ class _Mix:
 
     Attributes:
         bounds: Events of each file in all parts up to and with each, shape (parts, files).
-        ranges: For each file its ranges: (first entry, number of the first event in the file, events).
+        ranges: For each file its ranges: (first entry, one past the last, number of the first event, events).
     """
 
     bounds: npt.NDArray[np.int64]
-    ranges: tuple[tuple[tuple[int, int, int], ...], ...]
+    ranges: tuple[tuple[tuple[int, int, int, int], ...], ...]
 
     @classmethod
     def of(cls, plan: Plan, config: ChunkConfig) -> Self:
         size = _PART_EVENTS if config.size == "all" else config.size
         ranks = plan.first_ranks()
-        ranges: list[list[tuple[int, int, int]]] = [[] for _ in plan.files]
+        ranges: list[list[tuple[int, int, int, int]]] = [[] for _ in plan.files]
         for r in plan.ranges:
-            ranges[r.file].append((r.start, ranks[r.file, r.start], r.events or 0))
+            ranges[r.file].append((r.start, r.stop, ranks[r.file, r.start], r.events or 0))
         counts = mixing.chunk_counts(plan.events_by_file(), size)
         return cls(np.cumsum(counts, axis=0), tuple(tuple(of_file) for of_file in ranges))
 
@@ -229,12 +238,12 @@ class _Mix:
         below = self.bounds[part - 1] if part else np.zeros_like(self.bounds[0])
         for file, (low, high) in enumerate(zip(below.tolist(), self.bounds[part].tolist(), strict=True)):
             of_file = self.ranges[file]
-            place = max(bisect.bisect_right(of_file, low, key=lambda item: item[1]) - 1, 0)
-            for start, rank, events in of_file[place:]:
+            place = max(bisect.bisect_right(of_file, low, key=lambda item: item[2]) - 1, 0)
+            for start, stop, rank, events in of_file[place:]:
                 if rank >= high:
                     break
                 if (first := max(low, rank)) < (last := min(high, rank + events)):
-                    yield _Slice(file, start, first - rank, last - rank)
+                    yield _Slice(file, start, stop, first - rank, last - rank)
 
     def cuts(self, file: int, rank: int, events: int) -> list[int]:
         """Where ``events`` events from number ``rank`` of a file go over to the next part: 0, ..., events."""
@@ -316,8 +325,9 @@ def _task(part: int) -> str:
     return f"part-{part:06d}"
 
 
-def _spill(staging: Staging, file: int, start: int) -> str:
-    return storage.join(staging.url, "spill", f"{file:06d}-{start:012d}.arrow")
+def _spill(staging: Staging, file: int, start: int, stop: int) -> str:
+    # an earlier attempt may have cut the file elsewhere: a range is named by both of its ends
+    return storage.join(staging.url, "spill", f"{file:06d}-{start:012d}-{stop:012d}.arrow")
 
 
 def _spiller(
@@ -330,7 +340,7 @@ def _spiller(
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
-            url = _spill(staging, entries.file, entries.start)
+            url = _spill(staging, entries.file, entries.start, entries.stop)
             rank = first_ranks[entries.file, entries.start]
             cut = (piece for item in group for piece in pieces(item, rank))
             storage.write_stream(url, partial(_write_arrow, cut))
@@ -384,7 +394,7 @@ def _gatherer(
 
 def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
     """Some events of a spill; only the record batches they lie in are read."""
-    reader = pa.ipc.open_file(storage.open_mapped(_spill(staging, item.file, item.start)))
+    reader = pa.ipc.open_file(storage.open_mapped(_spill(staging, item.file, item.start, item.stop)))
     batches, first = [], 0
     for index in range(reader.num_record_batches):
         batch = reader.get_batch(index)
@@ -394,7 +404,11 @@ def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
         first += batch.num_rows
         if first >= item.last:
             break
-    return pa.Table.from_batches(batches)
+    table = pa.Table.from_batches(batches, reader.schema)
+    if table.num_rows != item.last - item.first:
+        msg = f"{table.num_rows} events were put aside where there should be {item.last - item.first}: run it again"
+        raise ChunkError(msg)
+    return table
 
 
 def _done(part: int) -> pa.RecordBatch:

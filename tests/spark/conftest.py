@@ -82,7 +82,7 @@ def events_of(n: int, run: int, seed: int) -> list[Event]:
     for entry in range(n):
         jets = 0 if n // 3 < entry < n // 3 + 40 else int(random.poisson(1.8))
         electrons = int(random.poisson(0.4))
-        event = {
+        event: Event = {
             "run": run,
             "luminosityBlock": entry // 50 + 1,
             "event": 1000 * run + entry,
@@ -112,7 +112,7 @@ def write_root(
     jets = sorted(name for name in types if name.startswith("Jet_"))
     lone = sorted(name for name in types if name in JAGGED and name not in jets)
     flat = [name for name in types if name not in {*jets, *lone, "nJet", "nEle_pt"}]
-    made = uuid.UUID(int=(identity or abs(hash(str(path)))) % 2**128)
+    made = uuid.UUID(int=identity) if identity else uuid.uuid5(uuid.NAMESPACE_URL, path.name)
     with uproot.recreate(path, uuid_function=lambda: made) as file:
         tree: Any = None
         for start in range(0, len(events), cluster):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -94,10 +95,10 @@ def test_each_chunk_has_each_files_share_within_one_event(rows: list[Row]) -> No
 def test_events_of_the_files_are_mixed_and_out_of_order(rows: list[Row]) -> None:
     train = [row for row in rows if (row["chunk"], row["split"]) == (0, "train")]
     files = [row["__file"] for row in train]
-    changes = sum(a != b for a, b in zip(files, files[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(files))
     assert changes > len(files) / 4  # about 0.58 of neighbours differ in a random order
     entries = [row["__entry"] for row in train if row["__file"] == 0]
-    rises = sum(a < b for a, b in zip(entries, entries[1:], strict=False))
+    rises = sum(a < b for a, b in itertools.pairwise(entries))
     assert 0.3 < rises / len(entries) < 0.7
 
 
@@ -137,14 +138,26 @@ def test_row_groups_hold_whole_batches(batch_size: int, expected: int) -> None:
 
 
 def test_row_groups_on_disk_hold_whole_batches(
-    events: Events, request_of: Callable[..., ChunkRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., Events],
+    write: Callable[..., str],
+    make_events: Callable[..., list[Event]],
+    request_of: Callable[..., ChunkRequest],
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(chunks, "_ROW_GROUP_EVENTS", 100)
-    manifest = build(events, request_of(size="all", batch_size=24), str(tmp_path / "c"))
+    types = {"event": "uint64", "MET_pt": "float32", "flag": "bool"}
+    path = write(tmp_path / "f.root", make_events(9_500, 1, 1), cluster=5_000, types=types)
+    events = opened([path], label="flag")
+    request = request_of(
+        size="all", batch_size=3000, keys=("event",), label="flag", features=request_of().transform.only("MET_pt"),
+        split={"train": 0.8, "validation": 0.0, "test": 0.2},
+    )  # fmt: skip
+    manifest = build(events, request, str(tmp_path / "c"))
+    groups = {}
     for file in manifest.files:
         parquet = pq.ParquetFile(tmp_path / "c" / file.path)
-        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        assert groups == [96] * (file.rows // 96) + [file.rows % 96] * bool(file.rows % 96)
+        groups[file.split] = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        assert sum(groups[file.split]) == file.rows
+    assert [rows == 6000 for rows in groups["train"]] == [True, False]
 
 
 # --- what they depend on ----------------------------------------------------------------------------------------------
@@ -435,6 +448,30 @@ def test_rerun_does_only_the_tasks_that_had_not_finished(
     after = {file.path: (folder / file.path).stat().st_ino for file in manifest.files}
     again = {path for path, inode in after.items() if inode not in kept}
     assert again == {file.path for file in manifest.files if file.chunk == 2}
+
+
+def test_rerun_that_cuts_the_files_elsewhere_loses_no_event(
+    opened: Callable[..., Events],
+    sample: Sample,
+    built: tuple[Path, Manifest],
+    request_of: Callable[..., ChunkRequest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a first attempt has put aside for ranges of 100 events does not pass for the ranges of a second."""
+    folder = tmp_path / "c"
+
+    def events(events_per_task: int) -> Events:
+        return opened(sample.paths(), events_per_task, labels=LABELS, weights=[1.0, 2.0, 0.5])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chunks, "commit", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            build(events(1), request_of(), str(folder))
+    for record in (folder / "_staging").glob("*/ledger/*.json"):
+        record.unlink()
+    manifest = build(events(100_000), request_of(), str(folder))
+    assert manifest.content_digest == built[1].content_digest
 
 
 KILLED = """

@@ -125,7 +125,9 @@ def test_columns_that_are_null_are_missing(
     names = transform.layout.branches
     nothing = dict.fromkeys(names)
     event = {name: [1.0, 2.0] if is_jagged else 3.0 for name, is_jagged in zip(names, transform.jagged, strict=True)}
-    empty = {name: [] if is_jagged else float("nan") for name, is_jagged in zip(names, transform.jagged, strict=True)}
+    empty: Event = {
+        name: [] if is_jagged else float("nan") for name, is_jagged in zip(names, transform.jagged, strict=True)
+    }
     kinds = ", ".join(
         f"{name} {'array<double>' if is_jagged else 'double'}"
         for name, is_jagged in zip(names, transform.jagged, strict=True)

@@ -57,7 +57,8 @@ def by_pandas_udf(spark: SparkSession, error: MlaasSparkError) -> None:
         with sent_home():
             raise error
 
-    made: Any = pandas_udf(fail, "long")
+    # Spark's overloads name pandas types that its own runtime check accepts more widely
+    made: Any = pandas_udf(fail, "long")  # type: ignore[call-overload]
     spark.range(3).select(made(F.col("id"))).collect()
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
 from mlaas_spark import storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -152,3 +150,25 @@ def test_make_folder_makes_those_above_and_keeps_one_that_is_there(folder: str) 
     storage.write_atomic(storage.join(url, "f"), b"x")
     storage.make_folder(url)
     assert storage.children(url) == ["f"]
+
+
+def test_streamed_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    url = str(tmp_path / "deep" / "x.bin")
+
+    def half(stream: Any) -> None:
+        stream.write(b"half")
+        message = "disk full"
+        raise OSError(message)
+
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_stream(url, half)
+    assert not Path(url).exists()
+    storage.write_stream(url, lambda stream: stream.write(b"whole"))
+    assert Path(url).read_bytes() == b"whole"
+
+
+def test_mapped_file_is_read_at_random(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(bytes(range(100)))
+    with storage.open_mapped(str(tmp_path / "x.bin")) as file:
+        file.seek(40)
+        assert file.read(3) == bytes([40, 41, 42])

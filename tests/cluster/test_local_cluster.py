@@ -1,0 +1,160 @@
+"""One thread, two threads and two executor processes of their own make the same specs, chunks and converted files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlaas_spark import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.cluster
+
+MASTERS = ["local[1]", "local[2]", "local-cluster[2,1,1024]"]
+
+JOB = """
+    import json, sys
+
+    from mlaas_spark.config import resolve
+    from mlaas_spark.fileset import fileset
+    from mlaas_spark.spark import chunks, convert, specs
+    from mlaas_spark.spark.ingest import open_events
+    from mlaas_spark.spark.session import session
+    from mlaas_spark.transform import FeatureTransform
+
+    job = json.loads(sys.argv[1])
+    config = resolve(job["config"])
+    spark = session(config.spark, "cluster")
+    events = open_events(spark, fileset(config.input), config.input, config.spark.events_per_task)
+    names = [name for name in events.plan.schema.names if name not in config.input.identifiers]
+    made, counted = specs.compute(events, names, quantiles=["MET_pt"])
+    transform = FeatureTransform.of(made.specs, config.features)
+    digests = {}
+    for layout in job["layouts"]:
+        settings = config.chunks.model_copy(update={"layout": layout})
+        request = chunks.ChunkRequest(settings, transform, config.input.identifiers, None, 64, "specs")
+        digests[layout] = chunks.build(counted, request, job["out"] + "/" + layout).content_digest
+    digests["convert"] = convert.convert(events, job["out"] + "/convert").content_digest
+    executors = spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1  # they come after the session
+    print(json.dumps({"specs": made.dumps(), "executors": executors, **digests}))
+"""
+
+
+def job_of(sample: Path, out: Path, master: str, layouts: tuple[str, ...] = ("compact", "dense")) -> str:
+    groups = [
+        {"name": name, "files": str(sample / f"{name}_*.root"), "label": label}
+        for name, label in (("signal", 1), ("background", 0))
+    ]
+    config = {
+        "input": {"groups": groups},
+        "chunks": {"size": 700},
+        "spark": {"master": master, "events_per_task": 500, "conf": {"spark.sql.shuffle.partitions": "3"}},
+    }
+    return json.dumps({"config": config, "out": str(out), "layouts": layouts})
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 events of the demo in four files."""
+    folder = tmp_path_factory.mktemp("sample")
+    demo.generate(folder, events=3_000, files=4, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a script with a job in a Python of its own; executors run the same Python."""
+
+    def run(script: str, job: str) -> subprocess.Popen[str]:
+        folder = tmp_path_factory.mktemp("job")
+        path = folder / "job.py"
+        path.write_text(textwrap.dedent(script))
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and script
+            [sys.executable, str(path), job],
+            cwd=folder,  # of local-cluster: its work folder is made here
+            env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    made: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return made
+
+
+@pytest.fixture(scope="module")
+def answers(
+    sample: Path, start: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What the job makes on each master, one after the other."""
+    return {master: answer(start(JOB, job_of(sample, tmp_path_factory.mktemp("out"), master))) for master in MASTERS}
+
+
+def test_local_cluster_has_two_executors_beside_the_driver(answers: dict[str, dict[str, Any]]) -> None:
+    assert [answers[master]["executors"] for master in MASTERS] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("made", ["specs", "compact", "dense", "convert"])
+def test_every_master_makes_the_same(answers: dict[str, dict[str, Any]], made: str) -> None:
+    assert answers["local[1]"][made] == answers["local[2]"][made] == answers["local-cluster[2,1,1024]"][made]
+
+
+def test_specs_cover_the_sample(answers: dict[str, dict[str, Any]]) -> None:
+    specs = json.loads(answers["local-cluster[2,1,1024]"]["specs"])
+    assert specs["events"]["total"] == 3_000
+    assert specs["mlaas_spark"]["branches"]["Jet_pt"]["count"] > 3_000
+
+
+def below(process: int) -> Iterator[int]:
+    """The process and all that it has started, by Linux' own account of them."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from below(int(child))
+
+
+def executors(process: int) -> list[int]:
+    """Executor JVMs that a driver has started."""
+    found = []
+    for pid in below(process):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"org.apache.spark.executor.CoarseGrainedExecutorBackend" in words and words[0].endswith(b"java"):
+            found.append(pid)
+    return found
+
+
+def test_executor_that_is_killed_while_it_writes_changes_nothing(
+    sample: Path,
+    start: Callable[..., subprocess.Popen[str]],
+    answers: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    process = start(JOB, job_of(sample, tmp_path, "local-cluster[2,1,1024]", ("compact",)))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("compact/_staging/*/*/*")):  # the first thing that an executor has put down
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    victims = executors(process.pid)
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    made = answer(process)
+    assert made["compact"] == answers["local[1]"]["compact"]
+    assert made["convert"] == answers["local[1]"]["convert"]

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+import uproot
+
+from mlaas_spark import manifest as manifests
+from mlaas_spark.errors import ChunkError, FilesetError
+from mlaas_spark.spark.convert import convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from pyspark.sql import SparkSession
+
+    from mlaas_spark.manifest import Manifest
+    from mlaas_spark.spark.ingest import Events
+    from tests.spark.conftest import Ended, Sample
+
+TYPES = {
+    "Ele_pt": pa.list_(pa.float64()),
+    "Jet_eta": pa.list_(pa.float64()),
+    "Jet_id": pa.list_(pa.int32()),
+    "Jet_pt": pa.list_(pa.float32()),
+    "MET_pt": pa.float32(),
+    "MET_sum": pa.float64(),
+    "const": pa.float32(),
+    "event": pa.uint64(),
+    "flag": pa.bool_(),
+    "luminosityBlock": pa.uint32(),
+    "nEle_pt": pa.int32(),
+    "nJet": pa.int32(),
+    "run": pa.uint32(),
+    "__file": pa.int32(),
+    "__entry": pa.int64(),
+}
+
+
+def parquet_files(folder: Path) -> dict[str, int]:
+    """Inode of each Parquet file below a folder."""
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.rglob("*.parquet")}
+
+
+def without_inputs(events: Events) -> Events:
+    """The same events of files that are gone: whoever reads one fails."""
+    gone = tuple(dataclasses.replace(file, path=f"/gone{file.path}") for file in events.plan.files)
+    return dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=gone))
+
+
+@pytest.fixture(scope="module")
+def converted(
+    opened: Callable[..., Events], sample: Sample, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Manifest]:
+    """The sample's ROOT files in ranges of at most 200 events; no test changes them."""
+    folder = tmp_path_factory.mktemp("convert") / "out"
+    return folder, convert(opened(sample.paths(), 200), str(folder))
+
+
+def test_every_value_and_type_is_that_of_uproot(
+    converted: tuple[Path, Manifest], sample: Sample, same_values: Callable[[Any, Any], bool]
+) -> None:
+    folder, manifest = converted
+    listed = [str(folder / file.path) for file in manifest.files]
+    table = pyarrow.dataset.dataset(listed).to_table().sort_by([("__file", "ascending"), ("__entry", "ascending")])
+    assert {field.name: field.type for field in table.schema} == TYPES
+    start = 0
+    for index, path in enumerate(sample.paths()):
+        with uproot.open(path) as file:
+            arrays = file["Events"].arrays(how=dict)
+        n = len(arrays["run"])
+        part = table.slice(start, n)
+        assert part["__file"].to_pylist() == [index] * n
+        assert part["__entry"].to_pylist() == list(range(n))
+        for name, values in arrays.items():
+            assert same_values(part[name].to_pylist(), values.to_list()), name
+        start += n
+    assert start == table.num_rows == 1280
+
+
+def test_sparks_own_reader_reads_the_listed_files(
+    spark: SparkSession, converted: tuple[Path, Manifest], sample: Sample
+) -> None:
+    folder, manifest = converted
+    frame = spark.read.parquet(*(str(folder / file.path) for file in manifest.files))
+    rows = frame.select("__file", "__entry", "nJet", "Jet_id").collect()
+    assert {(row["__file"], row["__entry"]): (row["nJet"], row["Jet_id"]) for row in rows} == {
+        place: (event["nJet"], event["Jet_id"]) for place, event in sample.events.items()
+    }
+    assert len(rows) == 1280
+
+
+def test_manifest_has_a_file_for_each_range(converted: tuple[Path, Manifest], sample: Sample) -> None:
+    folder, manifest = converted
+    assert manifests.read(str(folder)) == manifest
+    assert sorted(r for file in manifest.files for r in file.ranges) == [
+        (0, 0, 200), (0, 200, 400), (0, 400, 600), (0, 600, 700),
+        (1, 0, 192), (1, 192, 384), (1, 384, 450),
+        (2, 0, 130),
+    ]  # fmt: skip
+    for file in manifest.files:
+        assert len(file.ranges) == 1
+        _, start, stop = file.ranges[0]
+        assert file.rows == stop - start == pq.ParquetFile(folder / file.path).metadata.num_rows
+        assert file.bytes == (folder / file.path).stat().st_size
+    assert manifest.layout == "events"
+    assert manifest.ledger == {"entries": 1280, "events": 1280, "selection": 0}
+    assert [(item.path, item.entries) for item in manifest.inputs] == list(
+        zip(sample.paths(), (700, 450, 130), strict=True)
+    )
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
+    assert not (folder / "_staging").exists()
+
+
+def test_unsigned_integers_and_infinities_keep_their_values(opened: Callable[..., Events], tmp_path: Path) -> None:
+    values: dict[str, npt.NDArray[Any]] = {
+        "u64": np.array([2**64 - 1, 2**63, 2**53 + 1, 0], np.uint64),
+        "i64": np.array([-(2**63), 2**63 - 1, 2**53 + 1, 0], np.int64),
+        "u8": np.array([255, 128, 1, 0], np.uint8),
+        "i8": np.array([-128, 127, -1, 0], np.int8),
+        "f32": np.array([np.inf, -np.inf, np.nan, -0.0], np.float32),
+        "f64": np.array([5e-324, -1.7976931348623157e308, np.nan, -0.0], np.float64),
+    }
+    lists = [[2**64 - 1, 0], [], [2**63 + 5], []]
+    path = tmp_path / "edges.root"
+    with uproot.recreate(path) as file:
+        kinds = {name: array.dtype for name, array in values.items()}
+        tree = file.mktree("Events", {**kinds, "l": ak.types.from_datashape("var * uint64", highlevel=False)})
+        tree.extend({**values, "l": ak.unflatten(np.array([2**64 - 1, 0, 2**63 + 5], np.uint64), [2, 0, 1, 0])})
+    manifest = convert(opened([str(path)]), str(tmp_path / "out"))
+    (written,) = manifest.files
+    table = pq.read_table(tmp_path / "out" / written.path)
+    for name, array in values.items():
+        assert table.schema.field(name).type == pa.from_numpy_dtype(array.dtype)
+        found = table[name].to_numpy()
+        assert found.dtype == array.dtype
+        assert found.tobytes() == array.tobytes(), name
+    assert table["l"].to_pylist() == lists
+    assert table.schema.field("l").type == pa.list_(pa.uint64())
+
+
+@pytest.mark.parametrize("kind", ["json.gz", "csv", "parquet"])
+def test_other_formats_are_converted_with_equal_values(
+    opened: Callable[..., Events],
+    sample: Sample,
+    tmp_path: Path,
+    same_values: Callable[[Any, Any], bool],
+    kind: str,
+) -> None:
+    manifest = convert(opened(sample.paths(kind)), str(tmp_path / "out"))
+    listed = [str(tmp_path / "out" / file.path) for file in manifest.files]
+    table = pyarrow.dataset.dataset(listed).to_table().sort_by([("__file", "ascending"), ("__entry", "ascending")])
+    assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == list(sample.events)
+    for name in TYPES.keys() - {"__file", "__entry"}:
+        assert same_values(table[name].to_pylist(), sample.columns(name)), name
+
+
+def test_converted_files_are_input_again(
+    opened: Callable[..., Events], converted: tuple[Path, Manifest], sample: Sample
+) -> None:
+    folder, manifest = converted
+    first = [file.path for file in manifest.files if file.ranges[0][0] == 2]
+    events = opened([str(folder / path) for path in first])
+    assert {omitted.name for omitted in events.plan.schema.omitted} == {"__file", "__entry"}
+    rows = events.dataframe().collect()
+    assert [(row["__file"], row["__entry"]) for row in rows] == [(0, entry) for entry in range(130)]
+    assert [row["event"] for row in rows] == [event["event"] for event in sample.files[2]]
+
+
+def test_selected_events_alone_are_written(opened: Callable[..., Events], sample: Sample, tmp_path: Path) -> None:
+    selection = "nJet >= 3 && flag"
+    kept = [place for place, event in sample.events.items() if event["nJet"] >= 3 and event["flag"]]
+    manifest = convert(opened(sample.paths(), 100, selection=selection), str(tmp_path / "out"))
+    found = [
+        place
+        for file in manifest.files
+        for place in zip(*pq.read_table(tmp_path / "out" / file.path, columns=["__file", "__entry"]), strict=True)
+    ]
+    assert sorted((file.as_py(), entry.as_py()) for file, entry in found) == kept
+    assert manifest.ledger == {"entries": 1280, "events": len(kept), "selection": 1280 - len(kept)}
+    # the stretch without jets is a range of which nothing is left: no file
+    assert all(file.rows for file in manifest.files)
+
+
+def test_selection_that_keeps_nothing_leaves_nothing(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    with pytest.raises(FilesetError, match="keeps none of 1280 events"):
+        convert(opened(sample.paths(), selection="nJet > 1000"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_second_run_converts_nothing(
+    opened: Callable[..., Events], sample: Sample, converted: tuple[Path, Manifest]
+) -> None:
+    folder, manifest = converted
+    before = parquet_files(folder)
+    assert convert(without_inputs(opened(sample.paths(), 200)), str(folder)) == manifest
+    assert parquet_files(folder) == before
+
+
+@pytest.mark.parametrize("settings", [{"selection": "flag"}, {"exclude": ("Jet_*",)}, {"events": 500}])
+def test_folder_of_another_conversion_is_refused_and_stays(
+    opened: Callable[..., Events], sample: Sample, converted: tuple[Path, Manifest], settings: dict[str, Any]
+) -> None:
+    folder, _ = converted
+    before = parquet_files(folder)
+    with pytest.raises(ChunkError, match="choose another folder"):
+        convert(opened(sample.paths(), 200, **settings), str(folder))
+    assert parquet_files(folder) == before
+
+
+KILLED = """
+    import json, os, pathlib, signal, threading, time
+
+    from mlaas_spark.config import InputConfig, SparkConfig
+    from mlaas_spark.fileset import fileset
+    from mlaas_spark.spark.convert import convert
+    from mlaas_spark.spark.ingest import open_events
+    from mlaas_spark.spark.session import session
+
+    job = json.loads({job!r})
+    spark = session(SparkConfig(master="local[2]"), "killed")
+    config = InputConfig(files=tuple(job["files"]))
+    events = open_events(spark, fileset(config), config, 1)
+
+    def kill_in_the_middle():
+        while not list(pathlib.Path(job["folder"]).glob("_staging/*/ledger/*.json")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=kill_in_the_middle).start()
+    convert(events, job["folder"])
+"""
+
+
+def test_conversion_killed_in_the_middle_goes_on_where_it_stopped(
+    opened: Callable[..., Events], sample: Sample, run_python: Callable[[str], Ended], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    ended = run_python(KILLED.format(job=json.dumps({"files": sample.paths(), "folder": str(folder)})))
+    assert ended.returncode == -9, ended.stderr
+    assert not (folder / "manifest.json").exists()
+    records = list(folder.glob("_staging/*/ledger/*.json"))
+    finished = {file["path"] for record in records for file in json.loads(record.read_text())}
+    (staging,) = folder.glob("_staging/*")
+    done = {(staging / name).stat().st_ino for name in finished}
+    assert done
+    events = opened(sample.paths(), 1)
+    manifest = convert(events, str(folder))
+    assert done <= {(folder / file.path).stat().st_ino for file in manifest.files}
+    assert not (folder / "_staging").exists()
+    whole = convert(events, str(tmp_path / "whole"))
+    assert manifest.content_digest == whole.content_digest

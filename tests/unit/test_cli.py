@@ -1,0 +1,146 @@
+"""cli: exit codes, one message an error, options into the config, names shown as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlaas_spark import errors, pipeline
+from mlaas_spark.cli import main
+from mlaas_spark.errors import MlaasSparkError
+
+KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
+    errors.ConfigError: ("no",),
+    errors.FilesetError: ("no",),
+    errors.TreeNotFoundError: ("T", "f.root", ("Tree",)),
+    errors.BranchNotFoundError: ("x", ("y",)),
+    errors.UnreadableInputError: ("f.root", "no"),
+    errors.SpecsError: ("no",),
+    errors.SpecsMismatchError: ("no",),
+    errors.ChunkError: ("no",),
+    errors.ModelContractError: ("no",),
+    errors.ExportError: ("no",),
+    errors.ServingError: ("no",),
+}
+
+
+def failing(error: BaseException) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_exit_code_and_message_are_those_of_the_error(
+    kind: type[MlaasSparkError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind(*KINDS[kind])
+    monkeypatch.setattr(pipeline, "serve_check", failing(error))
+    assert main(["serve-check", "bundle"]) == kind.exit_code
+    assert capsys.readouterr().err.strip() == f"error: {error}"
+
+
+def test_every_error_of_ours_is_tried_above() -> None:
+    assert set(KINDS) == set(errors.all_kinds()) - {MlaasSparkError}
+
+
+def test_interruption_ends_with_7_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "serve_check", failing(KeyboardInterrupt()))
+    assert main(["serve-check", "bundle"]) == 7
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_any_other_error_is_named_a_bug_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "serve_check", failing(ZeroDivisionError("by zero")))
+    assert main(["serve-check", "bundle"]) == 1
+    shown = capsys.readouterr().err
+    assert "bug" in shown
+    assert "ZeroDivisionError: by zero" in shown
+    assert "Traceback" not in shown
+    assert main(["--debug", "serve-check", "bundle"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["specs", "--branchs", "x"], "--branches"),
+        (["convert", "f.root"], "--out"),
+        (["trian"], "train"),
+        (["specs", "f.root", "--set", "x"], "--set takes key=value"),
+        (["specs", "f.root", "--set", "input.tre=x"], "nearest: tree"),
+        (["train", "--labels", "1,0"], "go with --files"),
+        (["train", "f.root", "--files", "f.txt"], "leave out"),
+        (["demo", "--files", "3"], "must be even"),
+    ],
+)
+def test_mistake_on_the_command_line_ends_with_2_and_names_what_is_meant(
+    line: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert shown.count("error:") == 1
+
+
+def test_options_win_over_the_config_file_and_settings_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("input: {files: [x.root], tree: A, branches: [p]}\ntrain: {epochs: 3}\n")
+    seen = []
+
+    def look(config: Any, *_: object) -> None:
+        seen.append(config)
+        message = "seen"
+        raise errors.ConfigError(message)
+
+    monkeypatch.setattr(pipeline, "convert", look)
+    given = ["--config", str(tmp_path / "c.yaml"), "--tree", "B", "--set", "input.tree=C", "--exclude", "a,b*"]
+    assert main(["convert", *given, "--out", "o"]) == 2
+    (config,) = seen
+    assert (config.input.tree, config.input.files, config.input.branches) == ("C", ("x.root",), ("p",))
+    assert (config.input.exclude, config.train.epochs) == (("a", "b*"), 3)
+
+
+def test_files_on_the_command_line_replace_the_groups_of_the_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("input: {groups: [{files: x.root, label: 1}]}\n")
+    seen = []
+
+    def look(config: Any, *_: object) -> None:
+        seen.append(config.input)
+        message = "seen"
+        raise errors.ConfigError(message)
+
+    monkeypatch.setattr(pipeline, "convert", look)
+    assert main(["convert", "y.root", "--config", str(tmp_path / "c.yaml"), "--out", "o"]) == 2
+    assert (seen[0].files, seen[0].groups) == (("y.root",), ())
+
+
+def test_names_with_markup_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "serve_check", failing(errors.ServingError("[red]x[/red].tar.gz [/] is none")))
+    assert main(["serve-check", "x"]) == 6
+    assert "[red]x[/red].tar.gz [/] is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["inspect", "convert", "specs", "chunks", "train", "export", "serve-check", "demo"])
+def test_help_of_each_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"Example: mlaas-spark {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", ["inspect", "convert", "specs", "train"])
+def test_each_job_is_a_few_lines_that_run_its_verb(job: str) -> None:
+    text = (Path(__file__).parents[2] / "jobs" / f"{job}.py").read_text()
+    assert f'main(["{job}", *sys.argv[1:]])' in text
+    assert len(text.splitlines()) <= 40
