@@ -54,7 +54,7 @@ def session(config: SparkConfig, name: str) -> SparkSession:
     settings = {**_DEFAULTS, **config.conf}
     if not submitted:
         master = config.master or "local[*]"
-        builder = builder.master(master)
+        builder = builder.master(_with_retry(master))
         if master.startswith("local"):
             settings = {**_LOCAL_DEFAULTS, **settings}
         if not verbose:
@@ -72,6 +72,15 @@ def session(config: SparkConfig, name: str) -> SparkSession:
         # our errors come with their own messages; Spark's stack traces are for --debug
         spark.sparkContext.setLogLevel("OFF")
     return spark
+
+
+def _with_retry(master: str) -> str:
+    """``local[N]`` with a second try for a task, as a cluster gives it.
+
+    Spark 4.0 may hand a task a Python worker whose socket it closed after a minute of idleness: the task dies of a
+    CancelledKeyException, and without a second try the job with it (seen in a session left idle between two jobs).
+    """
+    return re.sub(r"^local\[(\d+|\*)\]$", r"local[\1,2]", master)
 
 
 @contextmanager

@@ -221,7 +221,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The one session of all Spark tests."""
-    started = session(SparkConfig(master="local[2]", conf={"spark.sql.shuffle.partitions": "3"}), "tests")
+    conf = {
+        "spark.sql.shuffle.partitions": "3",
+        # jobs of a second: what the JVM's second compiler and its threads cost does not pay
+        "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
+    started = session(SparkConfig(master="local[2]", conf=conf), "tests")
     yield started
     started.stop()
 
