@@ -92,7 +92,7 @@ def test_an_error_of_ours_on_the_driver_passes_unchanged() -> None:
 
 def test_the_session_that_is_active_is_used_whatever_the_config_says(spark: SparkSession) -> None:
     assert session(SparkConfig(master="local[7]"), "another") is spark
-    assert spark.sparkContext.master == "local[2]"
+    assert spark.sparkContext.master == "local[2,2]"
     assert spark.sparkContext.appName == "tests"
 
 
