@@ -77,8 +77,8 @@ def session(config: SparkConfig, name: str) -> SparkSession:
 def _with_retry(master: str) -> str:
     """``local[N]`` with a second try for a task, as a cluster gives it.
 
-    Seen once: a task died of a CancelledKeyException in Spark 4.0's PythonRunner, in a session that had been idle between
-    two jobs. The cause is not known; without a second try the job dies with the task.
+    Seen once: a task died of a CancelledKeyException in Spark 4.0's PythonRunner, in a session that had been idle
+    between two jobs. The cause is not known; without a second try the job dies with the task.
     """
     return re.sub(r"^local\[(\d+|\*)\]$", r"local[\1,2]", master)
 
