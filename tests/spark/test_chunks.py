@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -356,6 +357,22 @@ def test_selection_that_keeps_nothing_leaves_nothing(
     assert not (tmp_path / "c").exists()
 
 
+def test_range_that_comes_in_several_batches_is_taken_whole(
+    opened: Callable[..., Events], sample: Sample, request_of: Callable[..., ChunkRequest], tmp_path: Path
+) -> None:
+    """Spark cuts a block of Parquet into batches, and the selection thins each of them out."""
+    made = {}
+    for rows_a_batch in ("37", "10000"):
+        events = opened(sample.paths("parquet"), labels=LABELS, selection="nJet > 0")
+        assert events.frame is not None
+        events.frame.frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_a_batch)
+        folder = tmp_path / rows_a_batch
+        made[rows_a_batch] = rows_of(folder, build(events, request_of(size=150), str(folder)))
+    kept = [place for place, event in sample.events.items() if event["nJet"] > 0]
+    assert sorted(map(place, made["37"])) == kept
+    assert [(place(row), row["chunk"]) for row in made["37"]] == [(place(row), row["chunk"]) for row in made["10000"]]
+
+
 # --- folders, reruns, crashes -----------------------------------------------------------------------------------------
 
 
@@ -384,6 +401,12 @@ def without_inputs(events: Events) -> Events:
     return dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=gone))
 
 
+def without_spills(folder: Path) -> None:
+    """Take away what the first stage put aside: whoever begins a finished task of the second one again fails."""
+    (spills,) = folder.glob("_staging/*/spill")
+    shutil.rmtree(spills)
+
+
 def test_request_that_is_there_already_is_kept_without_work(
     events: Events, built: tuple[Path, Manifest], request_of: Callable[..., ChunkRequest]
 ) -> None:
@@ -409,6 +432,7 @@ def test_crash_before_the_manifest_leaves_work_that_a_rerun_uses(
     with pytest.raises(ChunkError, match=r"no manifest\.json"):
         manifests.read(str(folder))
     staged = {inode for name, (inode, _) in snapshot(folder).items() if name.endswith(".parquet")}
+    without_spills(folder)
     manifest = build(without_inputs(events), request_of(), str(folder))
     assert manifest.content_digest == built[1].content_digest
     assert {inode for name, (inode, _) in snapshot(folder).items() if name.endswith(".parquet")} == staged
@@ -520,6 +544,7 @@ def test_process_killed_before_the_manifest_is_resumed_to_the_same_content(
     assert ended.returncode == -9, ended.stderr
     assert not (folder / "manifest.json").exists()
     staged = {inode for name, (inode, _) in snapshot(folder).items() if name.endswith(".parquet")}
+    without_spills(folder)
     manifest = build(without_inputs(events), request_of(), str(folder))
     assert manifest.content_digest == built[1].content_digest
     assert manifests.read(str(folder)) == manifest

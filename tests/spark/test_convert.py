@@ -14,6 +14,7 @@ import uproot
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark.errors import ChunkError, FilesetError
+from mlaas_spark.spark import convert as converting
 from mlaas_spark.spark.convert import convert
 
 if TYPE_CHECKING:
@@ -217,6 +218,32 @@ def test_folder_of_another_conversion_is_refused_and_stays(
     with pytest.raises(ChunkError, match="choose another folder"):
         convert(opened(sample.paths(), 200, **settings), str(folder))
     assert parquet_files(folder) == before
+
+
+def test_rerun_after_a_crash_reads_only_what_had_not_been_written(
+    opened: Callable[..., Events],
+    sample: Sample,
+    converted: tuple[Path, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events, folder = opened(sample.paths(), 200), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "commit", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            convert(events, str(folder))
+    # as if it had crashed before the last file was written; the others cannot be read any more
+    (record,) = folder.glob(f"_staging/*/ledger/{3:032x}-*.json")
+    record.unlink()
+    *gone, last = without_inputs(events).plan.files
+    files = (*gone, dataclasses.replace(last, path=sample.paths()[2]))
+    manifest = convert(dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=files)), str(folder))
+    assert manifest.content_digest == converted[1].content_digest
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
+
+
+def _crash(*_: Any) -> Manifest:
+    raise KeyboardInterrupt
 
 
 KILLED = """

@@ -97,13 +97,14 @@ def fine(
 def test_text_of_specs_does_not_depend_on_partitions(
     opened: Callable[..., Events], fine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "_PARTITIONS_PER_CORE", 32)
     texts = {}
-    for partitions, events_per_task in ((1, 640), (2, 320), (7, 100), (64, 10)):
+    # the last: many ranges of a file in one task
+    for key, partitions, events_per_task in ((1, 1, 640), (2, 2, 320), (7, 7, 100), (64, 64, 10), (0, 2, 10)):
+        monkeypatch.setattr(ingest, "_PARTITIONS_PER_CORE", 32 if key else 1)
         events = opened([fine], events_per_task)
         assert events.dataframe().rdd.getNumPartitions() == partitions
-        texts[partitions] = compute(events, FEATURES, quantiles=["MET_sum", "Jet_pt"])[0].dumps()
-    assert texts[1] == texts[2] == texts[7] == texts[64]
+        texts[key] = compute(events, FEATURES, quantiles=["MET_sum", "Jet_pt"])[0].dumps()
+    assert texts[1] == texts[2] == texts[7] == texts[64] == texts[0]
     bins = SpecsFile.loads(texts[1]).specs["MET_sum"].bins
     assert sum(bins.values()) == 640 - 14  # all but the infinite ones
 
