@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlaas_spark.cli import main
-from mlaas_spark.config import SparkConfig
 from mlaas_spark.demo import generate
-from mlaas_spark.spark.session import session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,13 +27,6 @@ def model(idim):
     network.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     return network
 """
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # as in tests/spark: pyspark leaves the socket of each result it has read to the garbage collector
-    config.addinivalue_line(
-        "filterwarnings", r"ignore:unclosed <socket\.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"
-    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,12 +52,6 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="session")
-def spark() -> SparkSession:
-    """The one session of all tests; commands find it as the active one."""
-    return session(SparkConfig(master="local[2]"), "tests")
 
 
 @pytest.fixture

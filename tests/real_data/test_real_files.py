@@ -15,8 +15,7 @@ import uproot
 
 from mlaas_spark import root_io
 from mlaas_spark.cli import main
-from mlaas_spark.config import FeatureConfig, SparkConfig
-from mlaas_spark.spark.session import session
+from mlaas_spark.config import FeatureConfig
 from mlaas_spark.specs import Specs, SpecsFile
 from mlaas_spark.transform import FeatureTransform
 
@@ -25,7 +24,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-pytestmark = [pytest.mark.real_data, pytest.mark.spark, pytest.mark.tensorflow]
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.spark,
+    pytest.mark.tensorflow,
+    pytest.mark.usefixtures("spark"),  # the commands find it as the active session
+]
 
 FILES = {
     "uproot-HZZ.root": "events",
@@ -81,7 +85,6 @@ def real(request: pytest.FixtureRequest, data_folder: Path) -> tuple[Path, str]:
 
 
 def test_specs_of_every_branch(real: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert session(SparkConfig(master="local[2]"), "tests").version
     path, tree = real
     target = tmp_path / "specs.json"
     assert main(["specs", str(path), "--tree", tree, "--out", str(target)]) == 0
@@ -147,7 +150,6 @@ def by_hand(branch: Plain) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint
 def test_hzz_is_trained_on_an_expression_exported_and_served(
     data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert session(SparkConfig(master="local[2]"), "tests").version
     (tmp_path / "model.py").write_text(MODEL)
     path = data_folder / "uproot-HZZ.root"
     given = ["--tree", "events", "--label", "NMuon >= 2", "--model", str(tmp_path / "model.py")]
@@ -170,7 +172,6 @@ def test_hzz_is_trained_on_an_expression_exported_and_served(
 
 
 def test_string_branch_of_zmumu_is_left_out_by_name(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert session(SparkConfig(master="local[2]"), "tests").version
     assert main(["inspect", str(data_folder / "uproot-Zmumu.root"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["omitted"] == [{"name": "Type", "reason": "strings are not numbers"}]
@@ -178,7 +179,6 @@ def test_string_branch_of_zmumu_is_left_out_by_name(data_folder: Path, capsys: p
 
 
 def test_all_947_branches_of_nanoaod_are_accounted_for(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert session(SparkConfig(master="local[2]"), "tests").version
     path = data_folder / "nanoAOD_2015_CMS_Open_Data_ttbar.root"
     assert main(["inspect", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

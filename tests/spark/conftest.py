@@ -1,4 +1,4 @@
-"""One Spark session for all tests here, and one sample of events in every format, with the events kept beside it."""
+"""One sample of events in every format, with the events kept beside it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig, SparkConfig
+from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig
 from mlaas_spark.errors import ConfigError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import specs as spark_specs
 from mlaas_spark.spark.chunks import ChunkRequest
 from mlaas_spark.spark.ingest import Events, open_events
-from mlaas_spark.spark.session import session
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from pyspark.sql import DataFrame, SparkSession
@@ -54,14 +53,6 @@ KEY_TYPES = {"run": "uint32", "luminosityBlock": "uint32", "event": "uint64"}
 TYPES = {**KEY_TYPES, **FLAT, **JAGGED}
 
 Event = dict[str, Any]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # pyspark leaves the socket of each result it has read to the garbage collector, whatever test that is in
-    # (pyspark.serializers, pyspark.util._create_local_socket); for all tests, and for sockets to this machine alone
-    config.addinivalue_line(
-        "filterwarnings", r"ignore:unclosed <socket\.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"
-    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -216,19 +207,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Three files of 700, 450 and 130 events in clusters of 100, 64 and 130; nobody changes them."""
     files = tuple(tuple(events_of(n, run=i + 1, seed=i)) for i, n in enumerate((700, 450, 130)))
     return Sample(tmp_path_factory.mktemp("sample"), files, (100, 64, 130))
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    """The one session of all Spark tests."""
-    conf = {
-        "spark.sql.shuffle.partitions": "3",
-        # jobs of a second: what the JVM's second compiler and its threads cost does not pay
-        "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    }
-    started = session(SparkConfig(master="local[2]", conf=conf), "tests")
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="session")
