@@ -41,7 +41,7 @@ from mlaas_spark.manifest import (
 )
 from mlaas_spark.schema import ENTRY, FILE
 from mlaas_spark.spark.features import features
-from mlaas_spark.spark.session import received, sent_home
+from mlaas_spark.spark.session import numbers, on_executor, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -186,9 +186,8 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
             if ranges:
                 spilling = _spiller(events.plan, mix, request, kept, staging)
                 events.reading(needed).with_ranges(ranges).map_ranges(spilling, from_arrow_schema(_DONE)).collect()
-            context = events.spark.sparkContext
-            parts = events.spark.createDataFrame(context.parallelize([(p,) for p in missing], len(missing)), "part int")
-            parts.mapInArrow(_gatherer(events.plan, mix, request, staging), from_arrow_schema(_DONE)).collect()
+            gathering = _gatherer(events.plan, mix, missing, request, staging)
+            numbers(events.spark, len(missing)).mapInArrow(gathering, from_arrow_schema(_DONE)).collect()
         done.update({part: staging.finished(_task(part)) or [] for part in missing})
     staged = [(part, file) for part in sorted(done) for file in done[part]]
     if request.config.layout == "compact":
@@ -291,7 +290,7 @@ def _dense_writer(
     widths = {FEATURES: 4 * columns, MASK: (columns + 7) // 8}
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with sent_home():
+        with on_executor():
             filled = (batch for batch in batches if batch.num_rows)
             for name, group in itertools.groupby(filled, key=lambda batch: str(batch.column("name")[0])):
                 table = pa.Table.from_batches(list(group)).drop(["name"])
@@ -377,14 +376,14 @@ def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float |
 
 
 def _gatherer(
-    plan: Plan, mix: _Mix, request: ChunkRequest, staging: Staging
+    plan: Plan, mix: _Mix, parts: Sequence[int], request: ChunkRequest, staging: Staging
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Second stage: put the events of a part in order and write one file a split."""
     uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
 
     def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with sent_home():
-            for part in (part for batch in rows for part in batch.column("part").to_pylist()):
+        with on_executor():
+            for part in (parts[number] for batch in rows for number in batch.column("id").to_pylist()):
                 table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
                 staging.finish(_task(part), list(_part_files(table, request, staging, uuids)))
                 yield _done(part)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql.pandas.functions import pandas_udf
 
-from mlaas_spark.spark.session import sent_home
+from mlaas_spark.spark.session import on_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ def _named(branch: str) -> Column:
 
 
 def _matrix(transform: FeatureTransform, columns: dict[str, pd.Series]) -> Features:
-    with sent_home():
+    with on_executor():
         return transform.matrix(
             pa.RecordBatch.from_arrays(
                 [_arrow(column, jagged) for column, jagged in zip(columns.values(), transform.jagged, strict=True)],

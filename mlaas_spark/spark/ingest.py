@@ -21,7 +21,7 @@ from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
-from mlaas_spark.spark.session import received, sent_home
+from mlaas_spark.spark.session import numbers, on_executor, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.usercode import UserFile
 
-_PLAN_ROW = "file int, path string, tree string, uuid string, start long, stop long"
 _COUNTS = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 _PARTITIONS_PER_CORE = 4
 
@@ -79,10 +78,10 @@ class Events:
         source = _root_ranges(self.plan) if self.frame is None else records.ranges_of(self.frame, self.plan)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            with sent_home():
+            with on_executor():
                 yield from function(_selected(source(iter(rows)), selection))
 
-        rows = self._plan_rows() if self.frame is None else self.frame.frame
+        rows = numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.frame
         return rows.mapInArrow(run, schema)
 
     def dataframe(self) -> DataFrame:
@@ -144,15 +143,6 @@ class Events:
     def with_ranges(self, ranges: tuple[EntryRange, ...]) -> Events:
         """The same events with other ranges."""
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, ranges=ranges))
-
-    def _plan_rows(self) -> DataFrame:
-        rows = []
-        for r in self.plan.ranges:
-            file = self.plan.files[r.file]
-            rows.append((r.file, file.path, file.tree, file.uuid, r.start, r.stop))
-        context = self.spark.sparkContext
-        partitions = min(len(rows), _PARTITIONS_PER_CORE * context.defaultParallelism)
-        return self.spark.createDataFrame(context.parallelize(rows, partitions), _PLAN_ROW)
 
 
 def open_events(
@@ -240,19 +230,17 @@ def _selected(
 
 
 def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
-    """Reader of plan rows; a file whose ranges follow each other is opened once."""
-    schema = plan.schema
+    """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
         from mlaas_spark import root_io
 
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for (index, path, tree, uuid), group in itertools.groupby(
-            rows, key=lambda row: (row["file"], row["path"], row["tree"], row["uuid"])
-        ):
-            ranges = [EntryRange(index, row["start"], row["stop"]) for row in group]
-            spans = [(r.start, r.stop) for r in ranges]
-            yield from zip(ranges, root_io.read_ranges(path, tree, schema, spans, index, uuid), strict=True)
+        ranges = (plan.ranges[number] for batch in batches for number in batch.column("id").to_pylist())
+        for index, group in itertools.groupby(ranges, key=lambda entries: entries.file):
+            file, of_file = plan.files[index], list(group)
+            spans = [(r.start, r.stop) for r in of_file]
+            read = root_io.read_ranges(file.path, file.tree, plan.schema, spans, index, file.uuid)
+            yield from zip(of_file, read, strict=True)
 
     return read
 
@@ -273,7 +261,7 @@ def _open_root(
         from mlaas_spark import root_io
 
         known: set[str] = set()
-        with sent_home():
+        with on_executor():
             for index, file in numbered:
                 header = root_io.read_header(file.path, file.tree)
                 digest = EventSchema(header.schema.branches, header.schema.omitted).digest()

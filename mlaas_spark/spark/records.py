@@ -29,7 +29,7 @@ from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
-from mlaas_spark.spark.session import received, sent_home
+from mlaas_spark.spark.session import on_executor, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -283,7 +283,7 @@ def _preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> Dat
     names = [name for name in raw.columns if name not in {_PATH, _BLOCK}]
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with sent_home(), preproc.neighbours():
+        with on_executor(), preproc.neighbours():
             function = preproc.function("preprocessing", ConfigError)
             seen: dict[tuple[str, int], int] = {}
             for batch in batches:
@@ -343,7 +343,7 @@ def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:
     def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, _Columns | None]]:
         known: set[_Columns] = set()
         for file in some:
-            with sent_home():
+            with on_executor():
                 uuid = _fingerprint(file.path)
                 columns = _columns(file)
             yield file.path, uuid, None if columns in known else columns

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipimport import zipimporter
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf
@@ -20,10 +21,13 @@ from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputErro
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyspark.sql import DataFrame
+
     from mlaas_spark.config import SparkConfig
 
 _log = logging.getLogger(__name__)
 
+_PARTITIONS_PER_CORE = 4
 _MARK = "mlaas_spark error "
 _MARKED = re.compile(re.escape(_MARK) + r"(\[.*\])$", re.MULTILINE)
 _DEFAULTS = {
@@ -83,13 +87,35 @@ def _with_retry(master: str) -> str:
     return re.sub(r"^local\[(\d+|\*)\]$", r"local[\1,2]", master)
 
 
+def numbers(spark: SparkSession, count: int) -> DataFrame:
+    """The numbers 0 ... ``count`` - 1 in the column ``id``, neighbours in one partition, a few partitions a core.
+
+    The JVM makes them: a DataFrame of Python's rows costs a Python task for each partition before the work begins.
+    """
+    partitions = min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return spark.range(0, count, 1, partitions)
+
+
 @contextmanager
-def sent_home() -> Iterator[None]:
-    """On an executor: let our errors travel to the driver."""
+def on_executor() -> Iterator[None]:
+    """All of ours that runs on an executor runs in this: our errors travel to the driver, the worker stays quick."""
     try:
         yield
     except MlaasSparkError as error:
         raise RuntimeError(_MARK + to_text(error)) from None
+    finally:
+        _forget_archives()
+
+
+def _forget_archives() -> None:
+    """Drop the import system's finders of archives; it makes them again when it needs them.
+
+    Before each task Spark's worker invalidates all finders (pyspark.worker_util.setup_spark_files), and those of
+    Spark's jar and pyspark.zip, a finder for each package in them, then read the archives anew: 90 ms a task.
+    """
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimporter):
+            sys.path_importer_cache.pop(path, None)
 
 
 @contextmanager

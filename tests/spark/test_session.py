@@ -17,7 +17,7 @@ from mlaas_spark.errors import (
     TreeNotFoundError,
     UnreadableInputError,
 )
-from mlaas_spark.spark.session import received, sent_home, session
+from mlaas_spark.spark.session import on_executor, received, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ ERRORS: list[MlaasSparkError] = [
 
 def by_rdd(spark: SparkSession, error: MlaasSparkError) -> None:
     def fail(_: int) -> int:
-        with sent_home():
+        with on_executor():
             raise error
 
     spark.sparkContext.parallelize([1], 1).map(fail).collect()
@@ -44,7 +44,7 @@ def by_rdd(spark: SparkSession, error: MlaasSparkError) -> None:
 
 def by_map_in_arrow(spark: SparkSession, error: MlaasSparkError) -> None:
     def fail(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with sent_home():
+        with on_executor():
             for _ in batches:
                 raise error
             yield from ()
@@ -54,7 +54,7 @@ def by_map_in_arrow(spark: SparkSession, error: MlaasSparkError) -> None:
 
 def by_pandas_udf(spark: SparkSession, error: MlaasSparkError) -> None:
     def fail(_: pd.Series) -> pd.Series:
-        with sent_home():
+        with on_executor():
             raise error
 
     # Spark's overloads name pandas types that its own runtime check accepts more widely
@@ -76,7 +76,7 @@ def test_an_error_of_ours_on_an_executor_arrives_as_itself(
 
 def test_another_error_on_an_executor_is_not_taken_for_one_of_ours(spark: SparkSession) -> None:
     def divide(number: int) -> float:
-        with sent_home():
+        with on_executor():
             return 1 / number
 
     with pytest.raises(Py4JJavaError, match="ZeroDivisionError"), received():
