@@ -417,18 +417,15 @@ def _done(part: int) -> pa.RecordBatch:
 def _part_files(
     events: pa.Table, request: ChunkRequest, staging: Staging, uuids: npt.NDArray[np.int64]
 ) -> Iterator[DataFile]:
-    file, entry = events.column(FILE).to_numpy(), events.column(ENTRY).to_numpy()
-    ordered = events.take(pa.array(mixing.shuffle_order(uuids[file], entry, request.config.seed)))
+    file, entry = uuids[events.column(FILE).to_numpy()], events.column(ENTRY).to_numpy()
+    keys = [events.column(name).to_numpy() for name in request.keys] if request.keys else [file, entry]
     shares = request.config.split
-    if request.keys:
-        keys = [ordered.column(name).to_numpy() for name in request.keys]
-    else:
-        keys = [uuids[ordered.column(FILE).to_numpy()], ordered.column(ENTRY).to_numpy()]
     split = mixing.split_of(keys, (shares.train, shares.validation, shares.test))
+    order = mixing.shuffle_order(file, entry, request.config.seed)
     for index, name in enumerate(mixing.SPLITS):
-        rows = ordered.filter(pa.array(split == index))
-        if rows.num_rows:
-            yield _data_file(rows, name, request, staging)
+        rows = order[split[order] == index]
+        if len(rows):
+            yield _data_file(events.take(pa.array(rows)), name, request, staging)
 
 
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:

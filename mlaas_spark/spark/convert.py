@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from mlaas_spark.spark.session import received
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlaas_spark.plan import Plan
+    from mlaas_spark.plan import EntryRange, Plan
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 _ROW_GROUP_EVENTS = 25_000
@@ -40,17 +41,16 @@ def convert(events: Events, folder: str) -> Manifest:
     """
     plan = events.plan
     selection = events.selection.text if events.selection else ""
-    cuts = str([(r.file, r.start, r.stop) for r in plan.ranges])
-    staging = begin(folder, request_digest([plan.digest(), selection, cuts]))
+    staging = begin(folder, request_digest([plan.digest(), selection]))
     if isinstance(staging, Manifest):
         return staging
-    missing = tuple(r for r in plan.ranges if staging.finished(_task(plan, r.file, r.start)) is None)
+    missing = tuple(r for r in plan.ranges if staging.finished(_task(plan, r)) is None)
     with discarded_if_empty(staging):
         if missing:
             with received():
                 events.with_ranges(missing).map_ranges(_writer(plan, staging), from_arrow_schema(_DONE)).collect()
-        done = {(r.file, r.start): staging.finished(_task(plan, r.file, r.start)) or [] for r in plan.ranges}
-        counted = events.with_counts({key: sum(file.rows for file in files) for key, files in done.items()})
+        done = {r: staging.finished(_task(plan, r)) or [] for r in plan.ranges}
+        counted = events.with_counts({(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()})
     manifest = Manifest(
         layout="events",
         request=staging.request,
@@ -60,42 +60,31 @@ def convert(events: Events, folder: str) -> Manifest:
         digests={"plan": plan.digest()},
     )
     staged = [
-        (file, f"{_task(plan, index, start)}-{file.digest[:16]}.parquet")
-        for (index, start), files in done.items()
+        (file, f"{_task(plan, entries)}-{file.digest[:16]}.parquet")
+        for entries, files in done.items()
         for file in files
     ]
     return commit(staging, manifest, staged)
 
 
-def _task(plan: Plan, file: int, start: int) -> str:
-    return f"{plan.files[file].uuid}-{start:012d}"
+def _task(plan: Plan, entries: EntryRange) -> str:
+    # an earlier attempt may have cut the file elsewhere: a range is named by both of its ends
+    return f"{plan.files[entries.file].uuid}-{entries.start:012d}-{entries.stop:012d}"
 
 
 def _writer(plan: Plan, staging: Staging) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
-    stops = {(r.file, r.start): r.stop for r in plan.ranges}
-
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
-        parts: dict[tuple[int, int], list[pa.RecordBatch]] = {}
-        for entries, batch, _ in batches:
-            key = (entries.file, entries.start)
-            if parts and key not in parts:  # all batches of a range come together
-                yield from finish(parts)
-                parts = {}
-            parts.setdefault(key, []).append(batch)
-        yield from finish(parts)
-
-    def finish(parts: dict[tuple[int, int], list[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-        for (file, start), of_range in parts.items():
-            table = storable(pa.Table.from_batches(of_range))
+        for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
+            table = storable(pa.Table.from_batches([item.batch for item in group]))
             files = []
             if table.num_rows:
                 url = staging.new_file()
                 size = write_parquet(table, url, _ROW_GROUP_EVENTS)
-                ranges = ((file, start, stops[file, start]),)
+                ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))
-            staging.finish(_task(plan, file, start), files)
-            row = [[file], [start], [table.num_rows]]
+            staging.finish(_task(plan, entries), files)
+            row = [[entries.file], [entries.start], [table.num_rows]]
             yield pa.RecordBatch.from_arrays(
                 [pa.array(value, field.type) for value, field in zip(row, _DONE, strict=True)], schema=_DONE
             )

@@ -21,7 +21,7 @@ from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
-from mlaas_spark.spark.session import numbers, on_executor, received
+from mlaas_spark.spark.session import numbers, on_executor, partitions, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mlaas_spark.usercode import UserFile
 
 _COUNTS = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
-_PARTITIONS_PER_CORE = 4
 
 
 class RangeBatch(NamedTuple):
@@ -270,10 +269,9 @@ def _open_root(
                     yield "schema", (digest, file.path, header.schema)
                 yield "file", (index, header.tree, header.uuid, header.entries, header.boundaries)
 
-    context = spark.sparkContext
-    slices = min(len(files), _PARTITIONS_PER_CORE * context.defaultParallelism)
+    numbered = spark.sparkContext.parallelize(list(enumerate(files)), partitions(spark, len(files)))
     with received():
-        found = context.parallelize(list(enumerate(files)), slices).mapPartitions(read).collect()
+        found = numbered.mapPartitions(read).collect()
     schemas = {digest: (path, schema) for kind, (digest, path, schema) in _only(found, "schema")}
     planned: list[PlannedFile] = []
     for _, (index, tree, uuid, entries, boundaries) in sorted(_only(found, "file"), key=lambda item: item[1][0]):

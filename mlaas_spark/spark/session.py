@@ -88,12 +88,16 @@ def _with_retry(master: str) -> str:
 
 
 def numbers(spark: SparkSession, count: int) -> DataFrame:
-    """The numbers 0 ... ``count`` - 1 in the column ``id``, neighbours in one partition, a few partitions a core.
+    """The numbers 0 ... ``count`` - 1 in the column ``id``, neighbours in one partition.
 
     The JVM makes them: a DataFrame of Python's rows costs a Python task for each partition before the work begins.
     """
-    partitions = min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
-    return spark.range(0, count, 1, partitions)
+    return spark.range(0, count, 1, partitions(spark, count))
+
+
+def partitions(spark: SparkSession, count: int) -> int:
+    """In how many partitions to do ``count`` pieces of work: a few for each core, so that few wait at the end."""
+    return min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
 
 
 @contextmanager

@@ -288,3 +288,25 @@ def test_conversion_killed_in_the_middle_goes_on_where_it_stopped(
     assert not (folder / "_staging").exists()
     whole = convert(events, str(tmp_path / "whole"))
     assert manifest.content_digest == whole.content_digest
+
+
+def test_a_finished_conversion_is_kept_however_the_files_are_cut_this_time(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    first = convert(opened(sample.paths(), 100), str(tmp_path / "out"))
+    assert convert(opened(sample.paths(), 1_000), str(tmp_path / "out")) == first
+
+
+def test_a_conversion_that_was_killed_may_go_on_with_files_cut_otherwise(
+    opened: Callable[..., Events], sample: Sample, run_python: Callable[[str], Ended], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    ended = run_python(KILLED.format(job=json.dumps({"files": sample.paths(), "folder": str(folder)})))
+    assert ended.returncode == -9, ended.stderr
+    manifest = convert(opened(sample.paths(), 1_000), str(folder))
+    rows = [row for file in manifest.files for row in pq.read_table(folder / file.path).to_pylist()]
+    assert sorted((row["__file"], row["__entry"]) for row in rows) == sorted(sample.events)
+    assert {path.name for path in folder.iterdir()} == {file.path for file in manifest.files} | {
+        "manifest.json",
+        "_manifests",
+    }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlaas_spark.errors import FilesetError, SpecsMismatchError
-from mlaas_spark.spark import ingest
+from mlaas_spark.spark import session
 from mlaas_spark.spark.specs import compute
 from mlaas_spark.specs import SpecsFile
 
@@ -99,10 +99,10 @@ def test_text_of_specs_does_not_depend_on_partitions(
 ) -> None:
     texts = {}
     # the last: many ranges of a file in one task
-    for key, partitions, events_per_task in ((1, 1, 640), (2, 2, 320), (7, 7, 100), (64, 64, 10), (0, 2, 10)):
-        monkeypatch.setattr(ingest, "_PARTITIONS_PER_CORE", 32 if key else 1)
+    for key, parts, events_per_task in ((1, 1, 640), (2, 2, 320), (7, 7, 100), (64, 64, 10), (0, 2, 10)):
+        monkeypatch.setattr(session, "_PARTITIONS_PER_CORE", 32 if key else 1)
         events = opened([fine], events_per_task)
-        assert events.dataframe().rdd.getNumPartitions() == partitions
+        assert events.dataframe().rdd.getNumPartitions() == parts
         texts[key] = compute(events, FEATURES, quantiles=["MET_sum", "Jet_pt"])[0].dumps()
     assert texts[1] == texts[2] == texts[7] == texts[64] == texts[0]
     bins = SpecsFile.loads(texts[1]).specs["MET_sum"].bins
