@@ -1,7 +1,7 @@
 """Any format to events on executors: open the files, plan their ranges, and run a function over the events of a range.
 
-ROOT goes from plan rows through uproot inside mapInArrow, so that events never cross to the JVM unless a DataFrame is
-asked for. Parquet, JSON and CSV come through Spark's own readers (``records``). Both end in :class:`RangeBatch`.
+ROOT goes from entry ranges through uproot inside mapInArrow, so that events never cross to the JVM unless a DataFrame
+is asked for. Parquet, JSON and CSV come through Spark's own readers (``records``). Both end in :class:`RangeBatch`.
 """
 
 from __future__ import annotations

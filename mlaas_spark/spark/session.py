@@ -81,8 +81,9 @@ def session(config: SparkConfig, name: str) -> SparkSession:
 def _with_retry(master: str) -> str:
     """``local[N]`` with a second try for a task, as a cluster gives it.
 
-    Seen once: a task died of a CancelledKeyException in Spark 4.0's PythonRunner, in a session that had been idle
-    between two jobs. The cause is not known; without a second try the job dies with the task.
+    Spark up to 4.0 has a race (SPARK-54217): the monitor of a task that was interrupted, as the others are when one
+    fails, may close a Python worker that was handed on to the next task, which then dies of a CancelledKeyException.
+    That fits the one time it was seen here; it could not be made to happen again. The next try gets another worker.
     """
     return re.sub(r"^local\[(\d+|\*)\]$", r"local[\1,2]", master)
 
