@@ -175,10 +175,10 @@ class Bench:
         )
 
     def kernel(self) -> Row:
-        """The transform of a batch in memory against a copy of the matrix it makes, one thread."""
+        """The transform of a row group in memory against a copy of the matrix it makes, one thread."""
         _, transform = self.specs()
         schema = root_io.read_header(self.paths[0]).schema.keep(transform.layout.branches)
-        n = min(25_000, self.events // workload.FILES)
+        n = chunks.row_group_events(BATCH)
         batch = next(root_io.read_ranges(self.paths[0], workload.TREE, schema, [(0, n)], 0))
         matrix = transform.matrix(batch).matrix
         target = np.empty_like(matrix)

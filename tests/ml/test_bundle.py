@@ -196,7 +196,8 @@ def pickled_check(folder: Path) -> None:
     ("tamper", "message"),
     [
         (other_scores, "gives other scores"),
-        (other_weights, "gives other scores|does not run: InvalidArgumentError: For bias_dims"),
+        # the order of a SavedModel's variables is not the same in each export: other weights, or weights in other places
+        (other_weights, "gives other scores|does not run: InvalidArgumentError"),
         (cut_variables, "cannot be loaded as a SavedModel"),
         (pickled_check, "holds no check events"),
         (lambda folder: rewrite_check(folder, x=np.zeros((119, 4), np.float32)), "4 columns, layout.json 5"),
