@@ -196,7 +196,7 @@ def pickled_check(folder: Path) -> None:
     ("tamper", "message"),
     [
         (other_scores, "gives other scores"),
-        # the order of a SavedModel's variables is not the same in each export: other weights, or weights in other places
+        # seen both ways: other weights may load into the same places, or not fit the places they load into
         (other_weights, "gives other scores|does not run: InvalidArgumentError"),
         (cut_variables, "cannot be loaded as a SavedModel"),
         (pickled_check, "holds no check events"),
