@@ -29,7 +29,7 @@ from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
-from mlaas_spark.spark.session import on_executor, received
+from mlaas_spark.spark.session import on_executor, partitions, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -342,17 +342,16 @@ def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:
 
     def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, _Columns | None]]:
         known: set[_Columns] = set()
-        for file in some:
-            with on_executor():
+        with on_executor():
+            for file in some:
                 uuid = _fingerprint(file.path)
                 columns = _columns(file)
-            yield file.path, uuid, None if columns in known else columns
-            known.add(columns)
+                yield file.path, uuid, None if columns in known else columns
+                known.add(columns)
 
+    spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
     with received():
-        context = spark.sparkContext
-        slices = min(len(files), 4 * context.defaultParallelism)
-        found = context.parallelize(list(files), slices).mapPartitions(read).collect()
+        found = spread.mapPartitions(read).collect()
     first: dict[str, str] = {}
     for path, uuid, columns in found:
         if (other := first.setdefault(uuid, path)) != path:

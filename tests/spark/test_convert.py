@@ -270,22 +270,28 @@ KILLED = """
 """
 
 
-def test_conversion_killed_in_the_middle_goes_on_where_it_stopped(
-    opened: Callable[..., Events], sample: Sample, run_python: Callable[[str], Ended], tmp_path: Path
-) -> None:
+@pytest.fixture
+def killed(sample: Sample, run_python: Callable[[str], Ended], tmp_path: Path) -> Path:
+    """The folder of a conversion of the sample whose process was killed in the middle."""
     folder = tmp_path / "out"
     ended = run_python(KILLED.format(job=json.dumps({"files": sample.paths(), "folder": str(folder)})))
     assert ended.returncode == -9, ended.stderr
     assert not (folder / "manifest.json").exists()
-    records = list(folder.glob("_staging/*/ledger/*.json"))
+    return folder
+
+
+def test_conversion_killed_in_the_middle_goes_on_where_it_stopped(
+    opened: Callable[..., Events], sample: Sample, killed: Path, tmp_path: Path
+) -> None:
+    records = list(killed.glob("_staging/*/ledger/*.json"))
     finished = {file["path"] for record in records for file in json.loads(record.read_text())}
-    (staging,) = folder.glob("_staging/*")
+    (staging,) = killed.glob("_staging/*")
     done = {(staging / name).stat().st_ino for name in finished}
     assert done
     events = opened(sample.paths(), 1)
-    manifest = convert(events, str(folder))
-    assert done <= {(folder / file.path).stat().st_ino for file in manifest.files}
-    assert not (folder / "_staging").exists()
+    manifest = convert(events, str(killed))
+    assert done <= {(killed / file.path).stat().st_ino for file in manifest.files}
+    assert not (killed / "_staging").exists()
     whole = convert(events, str(tmp_path / "whole"))
     assert manifest.content_digest == whole.content_digest
 
@@ -298,15 +304,12 @@ def test_a_finished_conversion_is_kept_however_the_files_are_cut_this_time(
 
 
 def test_a_conversion_that_was_killed_may_go_on_with_files_cut_otherwise(
-    opened: Callable[..., Events], sample: Sample, run_python: Callable[[str], Ended], tmp_path: Path
+    opened: Callable[..., Events], sample: Sample, killed: Path
 ) -> None:
-    folder = tmp_path / "out"
-    ended = run_python(KILLED.format(job=json.dumps({"files": sample.paths(), "folder": str(folder)})))
-    assert ended.returncode == -9, ended.stderr
-    manifest = convert(opened(sample.paths(), 1_000), str(folder))
-    rows = [row for file in manifest.files for row in pq.read_table(folder / file.path).to_pylist()]
+    manifest = convert(opened(sample.paths(), 1_000), str(killed))
+    rows = [row for file in manifest.files for row in pq.read_table(killed / file.path).to_pylist()]
     assert sorted((row["__file"], row["__entry"]) for row in rows) == sorted(sample.events)
-    assert {path.name for path in folder.iterdir()} == {file.path for file in manifest.files} | {
+    assert {path.name for path in killed.iterdir()} == {file.path for file in manifest.files} | {
         "manifest.json",
         "_manifests",
     }
