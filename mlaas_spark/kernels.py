@@ -101,10 +101,11 @@ def fill(
     missing, cut = np.zeros(branches, np.int64), np.zeros(branches, np.int64)
     if n and branches:
         spans = [(0, n) if edges is None else (int(edges[0]), int(edges[-1])) for edges in offsets]
-        # one buffer of float64 and one row of edges a branch: a uniform shape that compiles once for all types
+        # one buffer and one row of edges a branch: a uniform shape that compiles for two types, not for each mixture
+        narrow = all(numbers.dtype == np.float32 for numbers in values)
         lengths = np.array([stop - start for start, stop in spans], np.int64)
         base = np.cumsum(lengths) - lengths
-        buffer = np.empty(int(lengths.sum()), np.float64)
+        buffer = np.empty(int(lengths.sum()), np.float32 if narrow else np.float64)
         edges_of = np.empty((branches, n + 1), np.int64)
         for branch, (start, stop) in enumerate(spans):
             buffer[base[branch] : base[branch] + stop - start] = values[branch][start:stop]
@@ -117,7 +118,7 @@ def fill(
 
 @_compiled
 def _fill(  # noqa: PLR0913, PLR0917 - a kernel has no place to keep arguments but its arguments
-    buffer: npt.NDArray[np.float64],
+    buffer: npt.NDArray[Any],
     edges: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
     dims: npt.NDArray[np.int64],
@@ -142,7 +143,7 @@ def _fill(  # noqa: PLR0913, PLR0917 - a kernel has no place to keep arguments b
                 cut[branch] += length - kept
                 numbers, marks = matrix[row, column : column + dim], mask[row, column : column + dim]
                 for j in range(kept):
-                    x = buffer[first + j]
+                    x = np.float64(buffer[first + j])
                     if math.isfinite(x):
                         numbers[j] = np.float32((x - middle) * factor)
                         marks[j] = one

@@ -11,13 +11,14 @@ import struct
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import awkward as ak
 import cramjam
 import numpy as np
 import pyarrow as pa
 import uproot
+from isal import igzip_lib
 
 from mlaas_spark import storage
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _log = logging.getLogger(__name__)
+
+# Intel's inflate, 1.7 times as fast as zlib's. Of this instance alone: ``uproot.ZLIB.library``, which uproot documents,
+# is for writing.
+uproot.compression._decompress_ZLIB.library = "isal"  # noqa: SLF001
+
+_IsalError = cast("type[Exception]", igzip_lib.IsalError)  # which its stub calls an instance
 
 # What uproot, its decompressors and the file layer raise on damaged input; uproot has no common base class.
 _FAILURES = (
@@ -45,6 +52,7 @@ _FAILURES = (
     StopIteration,
     EOFError,
     struct.error,
+    _IsalError,
     zlib.error,
     lzma.LZMAError,
     cramjam.DecompressionError,
@@ -237,9 +245,12 @@ def _tree_name(file: Any, path: str, tree: str | None) -> str:
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     with _named(path, None):
-        if "://" not in path:
+        if "://" in path:
+            file = uproot.open(path)
+        else:
             _check_magic(path)
-        file = uproot.open(path)
+            # quicker than fsspec; a memory map is quicker still, but dies of SIGBUS when a file server fails
+            file = uproot.open(path, handler=uproot.MultithreadedFileSource)
     with file:
         yield file
 
