@@ -7,10 +7,10 @@ import json
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mlaas_spark.errors import ConfigError, hint
 
@@ -32,6 +32,15 @@ class Format(StrEnum):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        kinds = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {int, float} & {kinds, *get_args(kinds)}:
+            msg = "must be a number, not true or false"
+            raise ValueError(msg)
+        return value
 
 
 class GroupConfig(_Section):

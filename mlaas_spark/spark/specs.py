@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mlaas_spark.errors import SpecsMismatchError
+from mlaas_spark.errors import BranchNotFoundError, SpecsMismatchError
 from mlaas_spark.spark.session import received
 from mlaas_spark.specs import Specs, SpecsFile, from_rows, merged, to_rows
 
@@ -47,9 +47,13 @@ def compute(
         known: Specs made before: a file that is in them, of the same request, is not read again.
 
     Raises:
+        BranchNotFoundError: A branch that the events do not have.
         FilesetError: No event passes the selection.
         SpecsMismatchError: ``known`` counts other events in a file than the plan.
     """
+    for name in branches:
+        if name not in events.plan.schema:
+            raise BranchNotFoundError(name, events.plan.schema.names, "the events")
     request = _request(events, branches, quantiles)
     reusable = known.by_file if known is not None and known.request == request else {}
     files = events.plan.files

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mlaas_spark.errors import FilesetError, SpecsMismatchError
+from mlaas_spark.errors import BranchNotFoundError, FilesetError, SpecsMismatchError
 from mlaas_spark.spark import session
 from mlaas_spark.spark.specs import compute
 from mlaas_spark.specs import SpecsFile
@@ -144,6 +144,11 @@ def marked(known: SpecsFile) -> SpecsFile:
 
 def zeros(specs: SpecsFile, name: str) -> list[int]:
     return [specs.by_file[uuid][name].zero for uuid in sorted(specs.by_file)]
+
+
+def test_a_branch_that_is_not_there_is_named_with_those_near(opened: Callable[..., Events], sample: Sample) -> None:
+    with pytest.raises(BranchNotFoundError, match=r"MTE.*MET_pt"):
+        compute(opened(sample.root), ["MTE_pt"])
 
 
 def test_a_file_that_is_known_is_not_read_again_and_a_new_one_is_added(
