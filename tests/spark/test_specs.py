@@ -148,7 +148,7 @@ def zeros(specs: SpecsFile, name: str) -> list[int]:
 
 def test_a_branch_that_is_not_there_is_named_with_those_near(opened: Callable[..., Events], sample: Sample) -> None:
     with pytest.raises(BranchNotFoundError, match=r"MTE.*MET_pt"):
-        compute(opened(sample.root), ["MTE_pt"])
+        compute(opened(sample.paths()), ["MTE_pt"])
 
 
 def test_a_file_that_is_known_is_not_read_again_and_a_new_one_is_added(
