@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlaas_spark import storage
@@ -249,19 +250,30 @@ def value_digest(events: pa.Table | pa.RecordBatch) -> str:
         column = events.column(name)
         column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
         digest.update(f"{name}:{column.type}:{len(column)};".encode())
-        if pa.types.is_fixed_size_binary(column.type):  # features and masks of dense chunks
-            digest.update(
-                column.buffers()[1].slice(column.offset * column.type.byte_width)[
-                    : len(column) * column.type.byte_width
-                ]
-            )
-            continue
+        _add_values(digest, column)
+    return digest.hexdigest()
+
+
+def _add_values(digest: hashlib._Hash, column: pa.Array) -> None:
+    kind = column.type
+    if pa.types.is_fixed_size_binary(kind):  # features and masks of dense chunks
+        start, stop = (edge * kind.byte_width for edge in (column.offset, column.offset + len(column)))
+        digest.update(column.buffers()[1][start:stop])
+    elif pa.types.is_list(kind) and (pa.types.is_list(kind.value_type) or pa.types.is_string(kind.value_type)):
+        offsets = column.fill_null([]).offsets.to_numpy() if column.null_count else column.offsets.to_numpy()
+        digest.update(np.diff(offsets).astype("<i4").tobytes())
+        _add_values(digest, column.values[offsets[0] : offsets[-1]])
+    elif pa.types.is_string(kind):
+        lengths = pc.binary_length(column).fill_null(-1)
+        digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+        whole = pa.ListArray.from_arrays([0, len(column)], column.fill_null(""))
+        digest.update(pc.binary_join(whole, "")[0].as_buffer())
+    else:
         values, offsets = buffers(column)
         if offsets is not None:
             digest.update(np.diff(offsets).astype("<i4").tobytes())
             values = values[offsets[0] : offsets[-1]] if len(offsets) else values
         digest.update(np.ascontiguousarray(values).data if values.dtype.isnative else values.tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

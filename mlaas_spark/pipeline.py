@@ -92,7 +92,7 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the selected events as a Parquet data set with a manifest."""
     from mlaas_spark.spark import convert as converting
 
-    events = _open(config, journal)
+    events = _open(config, journal, text=True)
     with journal.stage("convert") as stage:
         manifest = converting.convert(events, storage.absolute(folder))
         stage.events = manifest.ledger["entries"]
@@ -301,8 +301,8 @@ def serve_check(path: str) -> dict[str, Any]:
     return check(path)
 
 
-def _open(config: Config, journal: Journal) -> Events:
-    """Open the files of a config on executors."""
+def _open(config: Config, journal: Journal, *, text: bool = False) -> Events:
+    """Open the files of a config on executors; with ``text`` also the branches that cannot be features."""
     files = fileset(config.input)
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
     label = Expression.parse(config.input.label) if config.input.label else None
@@ -313,7 +313,7 @@ def _open(config: Config, journal: Journal) -> Events:
         spark = session(config.spark, f"mlaas-spark {config.name}")
     with journal.stage("open files") as stage:
         expressions = [label] if label else []
-        events = open_events(spark, files, config.input, config.spark.events_per_task, expressions, preproc)
+        events = open_events(spark, files, config.input, config.spark.events_per_task, expressions, preproc, text=text)
         stage.events = events.plan.entries
     return events
 

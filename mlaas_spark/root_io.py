@@ -22,7 +22,7 @@ from isal import igzip_lib
 
 from mlaas_spark import storage
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
-from mlaas_spark.schema import ENTRY, FILE, NUMERIC, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.schema import ENTRY, FILE, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,13 +155,18 @@ def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
     if len(array) != entries:
         msg = f"branch {branch.name!r} has {len(array)} values for {entries} entries"
         raise ValueError(msg)
-    column = ak.to_arrow(array, list_to32=True, extensionarray=False)
-    if branch.jagged:
-        if pa.types.is_fixed_size_list(column.type):
-            column = column.cast(pa.list_(column.type.value_type))
-        # named and nullable as everywhere else, whatever awkward says of its content
-        column = pa.ListArray.from_arrays(column.offsets, column.values)
-    return column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
+    column = _plain(ak.to_arrow(array, list_to32=True, string_to32=True, extensionarray=False))
+    column = column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
+    if branch.why_no_feature:
+        column.validate(full=True)  # text that is not UTF-8 is refused here, not by who reads the Parquet file
+    return column
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Lists named and nullable as everywhere else, whatever awkward says of their content; fixed sizes as lists."""
+    if pa.types.is_fixed_size_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
+    return pa.ListArray.from_arrays(column.offsets, _plain(column.values)) if pa.types.is_list(column.type) else column
 
 
 def _schema(tree: Any) -> EventSchema:
@@ -196,23 +201,22 @@ def _form(branch: Any) -> ak.forms.Form:
 
 
 def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
-    jagged = False
-    if form.parameter("__array__") == "string":
-        return "strings are not numbers"
-    if form.is_list:
-        jagged, form = True, form.content
-        if form.parameter("__array__") in {"char", "byte", "string"}:
-            return "strings are not numbers"
-    if form.is_list:
-        return "nested lists (more than one jagged dimension)"
-    if not form.is_numpy:
+    depth = 0
+    while form.is_list and form.parameter("__array__") is None:
+        depth, form = depth + 1, form.content
+    if form.parameter("__array__") == STRING:
+        dtype = STRING
+    elif form.parameter("__array__") is not None:
+        return "bytes are neither numbers nor text"
+    elif not form.is_numpy:
         return f"objects of type {form.type}"
-    if getattr(form, "inner_shape", ()):
-        if jagged or len(form.inner_shape) > 1:
-            return "nested lists (more than one dimension)"
-        jagged = True
-    dtype = form.primitive
-    return (dtype, jagged) if dtype in NUMERIC else f"values of type {dtype}"
+    else:
+        depth += len(getattr(form, "inner_shape", ()))
+        dtype = form.primitive
+        if dtype not in NUMERIC:
+            return f"values of type {dtype}"
+    inner = max(depth - 1, 0)
+    return "list<" * inner + dtype + ">" * inner, depth > 0
 
 
 def _clusters(tree: Any, entries: int) -> tuple[int, ...]:

@@ -38,7 +38,10 @@ NUMERIC = (
     "float32",
     "float64",
 )
-"""numpy names of the types a branch may have."""
+"""numpy names of the types that a feature may have."""
+
+STRING = "string"
+_LIST = "list<"
 
 
 def column_name(branch: str) -> str:
@@ -48,7 +51,14 @@ def column_name(branch: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch that can be read: its column name, its name in the file, numpy type of a value, flat or jagged."""
+    """A branch that can be read.
+
+    Attributes:
+        name: Its column's name.
+        source: Its name in the file.
+        dtype: Type of a value: a name of :data:`NUMERIC`, or what is data and no feature: ``string``, ``list<...>``.
+        jagged: Whether an event has a list of values.
+    """
 
     name: str
     source: str
@@ -56,20 +66,39 @@ class Branch:
     jagged: bool
 
     def __post_init__(self) -> None:
-        if self.dtype not in NUMERIC:
-            msg = f"branch {self.name!r}: {self.dtype} is not a numeric type"
+        if _innermost(self.dtype) not in {*NUMERIC, STRING}:
+            msg = f"branch {self.name!r}: {self.dtype} is not a type that branches have"
             raise SpecsError(msg)
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """Type of its column: a number, or a list of numbers."""
-        value = pa.bool_() if self.dtype == "bool" else pa.from_numpy_dtype(self.dtype)
+        """Type of its column: a number or text, or a list."""
+        value = _arrow_type(self.dtype)
         return pa.list_(value) if self.jagged else value
+
+    @property
+    def why_no_feature(self) -> str | None:
+        """Why it cannot be a feature; None if it can."""
+        if _innermost(self.dtype) == STRING:
+            return "strings are not numbers"
+        return "nested lists (more than one jagged dimension)" if self.dtype.startswith(_LIST) else None
 
     @property
     def describes(self) -> str:
         """``float32`` or ``list<float32>``, for messages."""
         return f"list<{self.dtype}>" if self.jagged else self.dtype
+
+
+def _innermost(dtype: str) -> str:
+    return _innermost(dtype.removeprefix(_LIST).removesuffix(">")) if dtype.startswith(_LIST) else dtype
+
+
+def _arrow_type(dtype: str) -> pa.DataType:
+    if dtype.startswith(_LIST):
+        return pa.list_(_arrow_type(dtype.removeprefix(_LIST).removesuffix(">")))
+    if dtype == STRING:
+        return pa.string()
+    return pa.bool_() if dtype == "bool" else pa.from_numpy_dtype(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +163,12 @@ class EventSchema:
         """The same schema with only the named branches; the others are not listed as left out."""
         wanted = frozenset(names)
         return type(self)(tuple(branch for branch in self.branches if branch.name in wanted), self.omitted)
+
+    def features(self) -> Self:
+        """The same schema with only what can be a feature; the others are listed as left out."""
+        reasons = {branch: branch.why_no_feature for branch in self.branches}
+        left_out = [Omitted(branch.source, reason) for branch, reason in reasons.items() if reason]
+        return type(self).of((b for b, reason in reasons.items() if not reason), (*self.omitted, *left_out))
 
     def select(self, branches: Sequence[str] = (), exclude: Sequence[str] = (), where: str = "the input") -> Self:
         """The branches that match a glob of ``branches`` (all, if none is given) and none of ``exclude``.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
-from mlaas_spark.errors import BranchNotFoundError, FilesetError, SpecsError, reason
+from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import EventSchema, common
 from mlaas_spark.selection import Expression
@@ -151,6 +151,8 @@ def open_events(
     events_per_task: int,
     expressions: Sequence[Expression] = (),
     preproc: UserFile | None = None,
+    *,
+    text: bool = False,
 ) -> Events:
     """Open the files on executors and plan their ranges.
 
@@ -161,6 +163,7 @@ def open_events(
         events_per_task: Entries in a range, about.
         expressions: Further expressions whose branches are read (labels); the selection of the config first, if any.
         preproc: User's file with ``preprocessing(rec)``, for JSON and CSV.
+        text: Whether branches that cannot be features (text, nested lists) are read as well.
 
     Raises:
         FilesetError, UnreadableInputError, SpecsError: Files that are missing, unreadable, or do not fit together.
@@ -172,6 +175,8 @@ def open_events(
     else:
         frame, planned, of_all = records.open_records(spark, files, preproc)
         schemas = [(files[0].path, of_all)]
+    if not text:
+        schemas = [(path, of_file.features()) for path, of_file in schemas]
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     schema = _any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)
@@ -180,6 +185,9 @@ def open_events(
     for name in sorted(used):
         if name not in schema:
             raise BranchNotFoundError(name, schema.names, where)
+        if why := schema[name].why_no_feature:
+            msg = f"branch {name!r} cannot be used in an expression: {why}"
+            raise ConfigError(msg)
     wanted = {*chosen.names, *used, *kept_as_keys}
     read = common([(path, of_file.keep(wanted)) for path, of_file in schemas])
     read = EventSchema(read.branches, chosen.omitted)

@@ -111,7 +111,8 @@ def test_specs_of_every_branch(real: tuple[Path, str], tmp_path: Path, capsys: p
 def test_matrix_and_mask_of_every_branch(real: tuple[Path, str]) -> None:
     path, tree = real
     header = root_io.read_header(str(path), tree)
-    schema = header.schema.keep([name for name in header.schema.names if name not in KEYS])
+    schema = header.schema.features()
+    schema = schema.keep([name for name in schema.names if name not in KEYS])
     edges = [0, header.entries // 3, header.entries]
     ranges = list(itertools.pairwise(edges))
     batches = list(root_io.read_ranges(str(path), tree, schema, ranges, 0, header.uuid))

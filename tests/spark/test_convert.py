@@ -13,9 +13,13 @@ import pytest
 import uproot
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark.errors import ChunkError, FilesetError
+from mlaas_spark.config import InputConfig
+from mlaas_spark.errors import ChunkError, ConfigError, FilesetError
+from mlaas_spark.fileset import fileset
+from mlaas_spark.selection import Expression
 from mlaas_spark.spark import convert as converting
 from mlaas_spark.spark.convert import convert
+from mlaas_spark.spark.ingest import open_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +124,25 @@ def test_manifest_has_a_file_for_each_range(converted: tuple[Path, Manifest], sa
     )
     assert set(parquet_files(folder)) == {file.path for file in manifest.files}
     assert not (folder / "_staging").exists()
+
+
+def test_text_and_nested_lists_are_kept_though_they_are_no_features(spark: SparkSession, tmp_path: Path) -> None:
+    content = {
+        "x": np.arange(4.0),
+        "word": ak.Array(["a", "", "ć", "long " * 9]),
+        "deep": ak.Array([[[1.5], []], [], [[2.0, 3.0]], [[]]]),
+        "names": ak.Array([["mu", "e"], [], [""], ["tau"]]),
+    }
+    with uproot.recreate(tmp_path / "in.root") as file:
+        file.mkrntuple("T", content)
+    config = InputConfig(files=(str(tmp_path / "in.root"),))
+    events = open_events(spark, fileset(config), config, 100, text=True)
+    manifest = convert(events, str(tmp_path / "out"))
+    table = pa.dataset.dataset([tmp_path / "out" / file.path for file in manifest.files]).to_table()
+    assert {name: table[name].to_pylist() for name in content} == {n: v.tolist() for n, v in content.items()}
+    assert open_events(spark, fileset(config), config, 100).plan.schema.names == ("x",)
+    with pytest.raises(ConfigError, match="'word' cannot be used in an expression: strings are not numbers"):
+        open_events(spark, fileset(config), config, 100, [Expression.parse("word > 1")], text=True)
 
 
 def test_unsigned_integers_and_infinities_keep_their_values(opened: Callable[..., Events], tmp_path: Path) -> None:

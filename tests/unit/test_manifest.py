@@ -476,6 +476,24 @@ def digest_of(**changes: Any) -> str:
     return value_digest(pa.table({name: pa.array(content[name], TYPES.field(name).type) for name in content}))
 
 
+def test_value_digest_of_text_and_nested_lists_sees_every_value_and_not_the_cut() -> None:
+    def table(words: list[str | None], nested: list[list[list[float]]], names: list[list[str]]) -> pa.Table:
+        kinds = {"w": pa.string(), "n": pa.list_(pa.list_(pa.float64())), "s": pa.list_(pa.string())}
+        return pa.table({key: pa.array(v, kinds[key]) for key, v in zip(kinds, (words, nested, names), strict=True)})
+
+    one = table(["ab", "", None, "ć"], [[[1.0], []], [], [[2.0, 3.0]], []], [["a"], [], ["b", "c"], [""]])
+    others = [
+        table(["a", "b", None, "ć"], one["n"].to_pylist(), one["s"].to_pylist()),
+        table(["ab", None, "", "ć"], one["n"].to_pylist(), one["s"].to_pylist()),
+        table(one["w"].to_pylist(), [[[1.0]], [], [[2.0, 3.0]], []], one["s"].to_pylist()),
+        table(one["w"].to_pylist(), [[[1.0], []], [], [[2.0, 4.0]], []], one["s"].to_pylist()),
+        table(one["w"].to_pylist(), one["n"].to_pylist(), [["a"], [], ["bc", ""], [""]]),
+    ]
+    assert len({value_digest(one), *map(value_digest, others)}) == 1 + len(others)
+    padded = pa.concat_tables([others[0], one, others[0]]).combine_chunks().slice(4, 4)
+    assert value_digest(padded) == value_digest(pa.concat_tables([one.slice(0, 1), one.slice(1)])) == value_digest(one)
+
+
 def test_value_digest_sees_every_value_order_and_name() -> None:
     table = pa.table({name: pa.array(values, TYPES.field(name).type) for name, values in BASE.items()})
     digests = [

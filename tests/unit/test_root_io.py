@@ -40,7 +40,7 @@ def content() -> dict[str, Any]:
 
 
 CONTENT = content()
-READABLE = sorted(set(CONTENT) - {"matrix"})
+READABLE = sorted(CONTENT)
 
 
 def write_ttree(path: Path, name: str = "Events", branches: dict[str, Any] = CONTENT) -> Path:
@@ -147,7 +147,7 @@ def test_header_gives_entries_clusters_and_the_uuid(kind: str, request: pytest.F
     assert re.fullmatch("[0-9a-f]{32}", header.uuid)
 
 
-def test_schema_of_a_ttree_and_what_is_left_out(ttree: str) -> None:
+def test_schema_of_a_ttree_and_what_is_no_feature(ttree: str) -> None:
     schema = read_header(ttree).schema
     kinds = {branch.name: branch.describes for branch in schema.branches}
     assert kinds == {
@@ -159,32 +159,45 @@ def test_schema_of_a_ttree_and_what_is_left_out(ttree: str) -> None:
         "cov": "list<float64>",
         "Jet_pt": "list<float32>",
         "Jet_id": "list<int16>",
+        "matrix": "list<list<float64>>",
     }
-    assert [(item.name, item.reason.split(" (")[0]) for item in schema.omitted] == [("matrix", "nested lists")]
+    left_out = schema.features().omitted
+    assert [(item.name, item.reason.split(" (")[0]) for item in left_out] == [("matrix", "nested lists")]
 
 
-def test_strings_and_nested_lists_are_left_out_by_name(tmp_path: Path) -> None:
+def test_text_and_nested_lists_are_read_and_no_features(tmp_path: Path) -> None:
+    content = {
+        "x": np.arange(3.0),
+        "words": ak.Array(["a", "bć", ""]),
+        "nested": ak.Array([[[1.0], []], [], [[2.0, 3.0]]]),
+        "names": ak.Array([["mu", "e"], [], [""]]),
+    }
     with uproot.recreate(tmp_path / "f.root") as file:
-        file.mkrntuple(
-            "T",
-            {
-                "x": np.arange(3.0),
-                "words": ak.Array(["a", "bc", ""]),
-                "nested": ak.Array([[[1.0], []], [], [[2.0, 3.0]]]),
-            },
-        )
-    header = read_header(str(tmp_path / "f.root"))
-    assert header.schema.names == ("x",)
-    reasons = {item.name: item.reason.split(" (")[0] for item in header.schema.omitted}
-    assert reasons == {"words": "strings are not numbers", "nested": "nested lists"}
+        file.mkrntuple("T", content)
+    schema = read_header(str(tmp_path / "f.root")).schema
+    (batch,) = read_ranges(str(tmp_path / "f.root"), "T", schema, [(0, 3)], 0)
+    assert batch.select(schema.names).to_pydict() == {name: list(content[name].tolist()) for name in schema.names}
+    assert {branch.name: str(branch.arrow_type) for branch in schema.branches} == {
+        "x": "double",
+        "words": "string",
+        "nested": "list<item: list<item: double>>",
+        "names": "list<item: string>",
+    }
+    assert schema.features().names == ("x",)
+    assert {item.name: item.reason.split(" (")[0] for item in schema.features().omitted} == {
+        "words": "strings are not numbers",
+        "names": "strings are not numbers",
+        "nested": "nested lists",
+    }
 
 
-def test_strings_of_a_ttree_are_left_out_by_name(tmp_path: Path) -> None:
+def test_strings_of_a_ttree_are_read(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "f.root") as file:
         file.mktree("T", {"x": np.dtype("f8"), "words": "string"})
         file["T"].extend({"x": np.arange(2.0), "words": ["a", "bc"]})
-    header = read_header(str(tmp_path / "f.root"))
-    assert [(item.name, item.reason) for item in header.schema.omitted] == [("words", "strings are not numbers")]
+    schema = read_header(str(tmp_path / "f.root")).schema
+    (batch,) = read_ranges(str(tmp_path / "f.root"), "T", schema, [(1, 2)], 0)
+    assert batch.column("words").to_pylist() == ["bc"]
 
 
 def test_names_with_dots_read_back_under_their_column_name(tmp_path: Path) -> None:
@@ -380,12 +393,13 @@ def test_whatever_the_layer_below_raises_becomes_unreadable_input(
 
 
 @pytest.mark.real_data
-def test_split_members_of_real_files_are_read_and_objects_left_out_with_a_reason(data_folder: Path) -> None:
+def test_split_members_of_real_files_are_read_and_text_is_no_feature(data_folder: Path) -> None:
     header = read_header(str(data_folder / "uproot-Zmumu.root"))
     assert header.entries == 2304
-    assert [(item.name, item.reason) for item in header.schema.omitted] == [("Type", "strings are not numbers")]
+    left_out = header.schema.features().omitted
+    assert [(item.name, item.reason) for item in left_out] == [("Type", "strings are not numbers")]
     with uproot.open(data_folder / "uproot-Zmumu.root") as file:
-        plain = file["events"].arrays(header.schema.names, library="np", entry_start=100, entry_stop=900)
+        plain = file["events"].arrays(header.schema.features().names, library="np", entry_start=100, entry_stop=900)
     (batch,) = read(str(data_folder / "uproot-Zmumu.root"), (100, 900))
     for name, values in plain.items():
         np.testing.assert_array_equal(batch.column(name).to_numpy(), values)

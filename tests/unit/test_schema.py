@@ -107,9 +107,9 @@ def test_arrow_types_are_those_of_numpy(dtype: str) -> None:
     assert jagged("x", dtype).arrow_type == pa.list_(expected)
 
 
-def test_types_that_are_not_numbers_are_refused() -> None:
+def test_types_that_are_neither_numbers_nor_text_are_refused() -> None:
     for dtype in ("object", "str", "datetime64[ns]", "complex64"):
-        with pytest.raises(SpecsError, match="not a numeric type"):
+        with pytest.raises(SpecsError, match="not a type that branches have"):
             flat("x", dtype)
 
 
