@@ -4,6 +4,7 @@ Layout of a folder::
 
     manifest.json                     the newest manifest; readers trust it alone
     _manifests/000001.json            each version, put only if absent: of two writers one wins
+                                      (a converted data set gets a new one when its inputs change)
     _staging/<request>/               what a job has written and not yet committed
     _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
     <anything>.parquet                files that the manifest lists
@@ -107,6 +108,16 @@ class Input:
     label: float | None
     weight: float
 
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What its events depend on: uuid, tree, entries."""
+        return self.uuid, self.tree, self.entries
+
+    @property
+    def content(self) -> list[Any]:
+        """All but where it was."""
+        return [*self.identity, self.events, self.label, self.weight]
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -114,7 +125,8 @@ class Manifest:
 
     Attributes:
         layout: ``events`` (a converted data set), ``compact`` or ``dense`` (chunks).
-        request: Digest of inputs, config and seed: equal requests give equal data sets.
+        request: Digest of what was asked for. Of chunks it covers inputs, config and seed: equal requests give equal
+            data sets. Of converted events it leaves out the inputs, which may come and go.
         schema: Branches of the events.
         inputs: Input files, in the plan's order.
         files: Data files, sorted by (chunk, split, path).
@@ -170,7 +182,7 @@ class Manifest:
     @property
     def content_digest(self) -> str:
         """SHA-256 over schema, inputs and values: not over file names, row groups, partitions or time."""
-        inputs = [[item.uuid, item.tree, item.entries, item.events, item.label, item.weight] for item in self.inputs]
+        inputs = [item.content for item in self.inputs]
         files = sorted([file.chunk, file.split, file.rows, sorted(file.ranges), file.digest] for file in self.files)
         content = [self.layout, self.schema.digest(), inputs, files]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -323,19 +335,35 @@ def begin(folder: str, request: str) -> Staging | Manifest:
     Raises:
         ChunkError: The folder holds another data set, or something else.
     """
-    names = storage.children(folder)
-    if MANIFEST in names:
-        present = _heal(folder, read(folder))
-        if present.request == request:
-            return present
+    found = present(folder)
+    if found is None:
+        return stage(folder, request)
+    if found.request != request:
         msg = (
-            f"{folder} holds a data set made from other inputs, specs or config (request {present.request[:12]}, "
+            f"{folder} holds a data set made from other inputs, specs or config (request {found.request[:12]}, "
             f"not {request[:12]}): choose another folder, or remove this one"
         )
         raise ChunkError(msg)
+    return found
+
+
+def present(folder: str) -> Manifest | None:
+    """The newest manifest of a folder; None if there is no data set yet, or one that was begun.
+
+    Raises:
+        ChunkError: The folder holds something else.
+    """
+    names = storage.children(folder)
+    if MANIFEST in names:
+        return _heal(folder, read(folder))
     if names and _STAGING not in names:
         msg = f"{folder} holds something else ({', '.join(names[:3])}): choose an empty or a new folder"
         raise ChunkError(msg)
+    return None
+
+
+def stage(folder: str, request: str) -> Staging:
+    """The staging folder of a request, made if it is not there."""
     staging = Staging(folder, request)
     storage.make_folder(storage.join(staging.url, "ledger"))
     return staging
@@ -346,17 +374,17 @@ def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile
 
     Args:
         staging: Where the files are.
-        manifest: The manifest, its ``files`` empty.
+        manifest: The manifest; its ``files`` are those that lie in place already.
         staged: Each staged file (its path in the staging folder) and its final path in the data set.
 
     Returns:
-        The manifest that is now in force: ours, or that of another writer of the same request who was first.
+        The manifest that is now in force: ours, or that of another writer of the same who was first.
 
     Raises:
-        ChunkError: A writer of another request was first; or a staged file is gone.
+        ChunkError: A writer of other data was first; or a staged file is gone.
     """
     version = _version_url(staging.folder, manifest.version)
-    _published(version, manifest.request)  # before anything of ours takes the place of a file of theirs
+    _published(version, manifest)  # before anything of ours takes the place of a file of theirs
     files = []
     for file, path in staged:
         source, target = storage.join(staging.url, file.path), storage.join(staging.folder, path)
@@ -368,24 +396,34 @@ def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile
                 msg = f"{source} is gone before its commit: run the job again"
                 raise ChunkError(msg) from error
         files.append(replace(file, path=path))
+    files += manifest.files
     complete = replace(manifest, files=tuple(sorted(files, key=lambda file: (file.chunk, file.split, file.path))))
     content = json.dumps(complete.to_json(), indent=1).encode()
-    if not storage.publish(version, content) and (first := _published(version, manifest.request)):
+    if not storage.publish(version, content) and (first := _published(version, manifest)):
         complete, content = first, json.dumps(first.to_json(), indent=1).encode()
     storage.write_atomic(storage.join(staging.folder, MANIFEST), content)
     clean(staging)
     return complete
 
 
-def _published(url: str, request: str) -> Manifest | None:
-    """The manifest at ``url``, if there is one; ChunkError if it is of another request."""
+def _published(url: str, ours: Manifest) -> Manifest | None:
+    """The manifest at ``url``, if there is one; ChunkError if it is of other data than ours."""
     if not storage.exists(url):
         return None
     found = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
-    if found.request != request:
-        msg = f"another job has written other data meanwhile, see {url}: choose another folder"
+    if found.request != ours.request or [i.content for i in found.inputs] != [i.content for i in ours.inputs]:
+        msg = f"another job has written other data meanwhile, see {url}: run this one again, or choose another folder"
         raise ChunkError(msg)
     return found
+
+
+def remove_superseded(folder: str, manifest: Manifest) -> None:
+    """Remove the files that the version before listed and this one does not: who reads the folder sees no old rows."""
+    if not storage.exists(url := _version_url(folder, manifest.version - 1)):
+        return
+    before = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
+    for path in {file.path for file in before.files} - {file.path for file in manifest.files}:
+        storage.remove(storage.join(folder, path))
 
 
 def clean(staging: Staging) -> None:

@@ -93,9 +93,12 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     from mlaas_spark.spark import convert as converting
 
     events = _open(config, journal, text=True)
+    target = storage.absolute(folder)
     with journal.stage("convert") as stage:
-        manifest = converting.convert(events, storage.absolute(folder))
+        before = manifests.present(target)
+        manifest = converting.convert(events, target)
         stage.events = manifest.ledger["entries"]
+        stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
     return manifest
 
 

@@ -104,6 +104,19 @@ class Plan:
             totals[r.file] += r.entries if r.events is None else r.events
         return totals
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """Entries read of each file, by uuid, where not all entries of all files are read; else empty."""
+        read = self._entries_read()
+        whole = all(entries == file.entries for file, entries in zip(self.files, read, strict=True))
+        return {} if whole else {file.uuid: entries for file, entries in zip(self.files, read, strict=True)}
+
+    def _entries_read(self) -> list[int]:
+        read = [0] * len(self.files)
+        for r in self.ranges:
+            read[r.file] += r.entries
+        return read
+
     def first_ranks(self) -> dict[tuple[int, int], int]:
         """For each range (file, start): number of the file's events that lie before it."""
         ranks: dict[tuple[int, int], int] = {}
@@ -115,12 +128,9 @@ class Plan:
 
     def digest(self) -> str:
         """SHA-256 over what is read (uuid, tree, entries, label, weight, schema), not paths, not how it is cut."""
-        read = [0] * len(self.files)
-        for r in self.ranges:
-            read[r.file] += r.entries
         content = [
             [file.uuid, file.tree, file.entries, entries, file.label, file.weight]
-            for file, entries in zip(self.files, read, strict=True)
+            for file, entries in zip(self.files, self._entries_read(), strict=True)
         ]
         return hashlib.sha256(json.dumps([content, self.schema.digest()]).encode()).hexdigest()
 

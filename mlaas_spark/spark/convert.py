@@ -3,68 +3,138 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from mlaas_spark.errors import ChunkError
 from mlaas_spark.manifest import (
     DataFile,
     Manifest,
-    Staging,
-    begin,
+    clean,
     commit,
     discarded_if_empty,
     inputs_of,
+    present,
+    remove_superseded,
     request_digest,
+    stage,
     value_digest,
     write_parquet,
 )
+from mlaas_spark.schema import FILE
 from mlaas_spark.spark.session import received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from mlaas_spark.manifest import Input, Staging
     from mlaas_spark.plan import EntryRange, Plan
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 _ROW_GROUP_EVENTS = 25_000
+_NAMED = 5  # paths in a message
 _DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Paths of input files against those that a data set was made from."""
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @classmethod
+    def between(cls, before: Sequence[Input], now: Sequence[Input]) -> Self:
+        """A file is the same while uuid, tree and entries are, wherever it lies."""
+        known, wanted = {item.identity for item in before}, {item.identity for item in now}
+        old_paths, paths = {item.path for item in before}, {item.path for item in now}
+        other = [item.path for item in now if item.identity not in known]
+        return cls(
+            kept=tuple(item.path for item in now if item.identity in known),
+            new=tuple(path for path in other if path not in old_paths),
+            changed=tuple(path for path in other if path in old_paths),
+            removed=tuple(i.path for i in before if i.identity not in wanted and i.path not in paths),
+        )
+
+    def __str__(self) -> str:
+        groups = {"new": self.new, "changed": self.changed, "removed": self.removed, "kept": self.kept}
+        return ", ".join(f"{len(paths)} {kind}{_named(kind, paths)}" for kind, paths in groups.items() if paths)
+
+
+def _named(kind: str, paths: Sequence[str]) -> str:
+    if kind not in {"changed", "removed"}:
+        return ""
+    return f" ({', '.join(paths[:_NAMED])}{', ...' if len(paths) > _NAMED else ''})"
+
+
 def convert(events: Events, folder: str) -> Manifest:
-    """Write the selected events to ``folder``; a finished conversion of the same request is kept, a begun one goes on.
+    """Write the selected events to ``folder``, a Parquet file for each entry range.
+
+    A data set that is there is brought up to date: the files of inputs that have not changed stay, those of new and
+    changed inputs are written, those of changed and removed ones go. A conversion that was begun goes on.
 
     Raises:
-        ChunkError: The folder holds another data set or something else.
+        ChunkError: The folder holds other branches, another selection or number of events, or something else.
         FilesetError: No event passes the selection.
     """
     plan = events.plan
-    selection = events.selection.text if events.selection else ""
-    staging = begin(folder, request_digest([plan.digest(), selection]))
-    if isinstance(staging, Manifest):
-        return staging
-    missing = tuple(r for r in plan.ranges if staging.finished(_task(plan, r)) is None)
+    limits = json.dumps(plan.limits, sort_keys=True)
+    recipe = request_digest([plan.schema.digest(), events.selection.text if events.selection else "", limits])
+    before = present(folder)
+    if before is not None and before.request != recipe:
+        msg = (
+            f"{folder} holds other branches, another selection or number of events: choose another folder, or remove it"
+        )
+        raise ChunkError(msg)
+    inputs = inputs_of(plan)
+    places = {item.identity: index for index, item in enumerate(before.inputs)} if before else {}
+    kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
+    fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
+    stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
+
+    staging = stage(folder, request_digest([recipe, plan.digest()]))
+    missing = tuple(r for r in fresh if staging.finished(_task(plan, r)) is None)
     with discarded_if_empty(staging):
         if missing:
             with received():
                 events.with_ranges(missing).map_ranges(_writer(plan, staging), from_arrow_schema(_DONE)).collect()
-        done = {r: staging.finished(_task(plan, r)) or [] for r in plan.ranges}
-        counted = events.with_counts({(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()})
+        done = {r: staging.finished(_task(plan, r)) or [] for r in fresh}
+        counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
+        # the events of a kept file, whose ranges may have been others, count with the first of its ranges
+        counts |= {(new, 0): before.inputs[old].events for old, new in kept.items()} if before else {}
+        counted = events.with_counts(counts)
     manifest = Manifest(
         layout="events",
-        request=staging.request,
+        request=recipe,
         schema=plan.schema,
         inputs=inputs_of(counted.plan),
-        files=(),
+        files=tuple(stays),
         digests={"plan": plan.digest()},
+        version=before.version + 1 if before else 1,
     )
-    staged = [
-        (file, f"{_task(plan, entries)}-{file.digest[:16]}.parquet")
-        for entries, files in done.items()
-        for file in files
-    ]
-    return commit(staging, manifest, staged)
+    if before and not fresh and before.inputs == manifest.inputs:
+        clean(staging)
+        manifest = before
+    else:
+        staged = [
+            (file, f"{_task(plan, entries)}-{file.digest[:16]}.parquet")
+            for entries, files in done.items()
+            for file in files
+        ]
+        manifest = commit(staging, manifest, staged)
+    remove_superseded(folder, manifest)
+    return manifest
+
+
+def _moved(file: DataFile, places: dict[int, int]) -> DataFile:
+    """The same file where its input has another place in the list."""
+    return replace(file, ranges=tuple((places[index], start, stop) for index, start, stop in file.ranges))
 
 
 def _task(plan: Plan, entries: EntryRange) -> str:
@@ -75,7 +145,8 @@ def _task(plan: Plan, entries: EntryRange) -> str:
 def _writer(plan: Plan, staging: Staging) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
-            table = storable(pa.Table.from_batches([item.batch for item in group]))
+            # without the file's place in the list of inputs, which changes while they come and go
+            table = storable(pa.Table.from_batches([item.batch for item in group])).drop_columns([FILE])
             files = []
             if table.num_rows:
                 url = staging.new_file()

@@ -114,20 +114,11 @@ def _run(
 def _request(events: Events, branches: Collection[str], quantiles: Collection[str]) -> str:
     """Digest of all that the specs of a file depend on beside its content."""
     schema = events.plan.schema.keep(branches)
-    limit = {file.uuid: entries for file, entries in zip(events.plan.files, _entries_read(events), strict=True)}
-    whole = all(limit[file.uuid] == file.entries for file in events.plan.files)
     content = [
         schema.digest(),
         sorted({file.tree for file in events.plan.files}),
         events.selection.text if events.selection else "",
         sorted(quantiles),
-        {} if whole else limit,
+        events.plan.limits,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _entries_read(events: Events) -> list[int]:
-    entries = [0] * len(events.plan.files)
-    for r in events.plan.ranges:
-        entries[r.file] += r.entries
-    return entries

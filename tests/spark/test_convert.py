@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
@@ -18,7 +20,7 @@ from mlaas_spark.errors import ChunkError, ConfigError, FilesetError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import convert as converting
-from mlaas_spark.spark.convert import convert
+from mlaas_spark.spark.convert import Changes, convert
 from mlaas_spark.spark.ingest import open_events
 
 if TYPE_CHECKING:
@@ -46,9 +48,18 @@ TYPES = {
     "nEle_pt": pa.int32(),
     "nJet": pa.int32(),
     "run": pa.uint32(),
-    "__file": pa.int32(),
     "__entry": pa.int64(),
 }
+
+
+def listed(folder: Path, manifest: Manifest) -> pa.Table:
+    """The rows of all listed files in the order of inputs and entries, ``__file`` from the manifest's ranges."""
+    tables = [
+        (file.ranges, pq.read_table(folder / file.path)) for file in sorted(manifest.files, key=lambda f: f.ranges)
+    ]
+    return pa.concat_tables(
+        table.append_column("__file", pa.array([ranges[0][0]] * len(table), pa.int32())) for ranges, table in tables
+    )
 
 
 def parquet_files(folder: Path) -> dict[str, int]:
@@ -75,9 +86,8 @@ def test_every_value_and_type_is_that_of_uproot(
     converted: tuple[Path, Manifest], sample: Sample, same_values: Callable[[Any, Any], bool]
 ) -> None:
     folder, manifest = converted
-    listed = [str(folder / file.path) for file in manifest.files]
-    table = pyarrow.dataset.dataset(listed).to_table().sort_by([("__file", "ascending"), ("__entry", "ascending")])
-    assert {field.name: field.type for field in table.schema} == TYPES
+    table = listed(folder, manifest)
+    assert {field.name: field.type for field in table.schema if field.name != "__file"} == TYPES
     start = 0
     for index, path in enumerate(sample.paths()):
         with uproot.open(path) as file:
@@ -97,10 +107,11 @@ def test_sparks_own_reader_reads_the_listed_files(
 ) -> None:
     folder, manifest = converted
     frame = spark.read.parquet(*(str(folder / file.path) for file in manifest.files))
-    rows = frame.select("__file", "__entry", "nJet", "Jet_id").collect()
-    assert {(row["__file"], row["__entry"]): (row["nJet"], row["Jet_id"]) for row in rows} == {
-        place: (event["nJet"], event["Jet_id"]) for place, event in sample.events.items()
-    }
+    rows = frame.select("run", "event", "__entry", "nJet", "Jet_id").collect()
+    read = Counter((row["event"], row["__entry"], row["nJet"], tuple(row["Jet_id"])) for row in rows)
+    assert read == Counter(
+        (event["event"], entry, event["nJet"], tuple(event["Jet_id"])) for (_, entry), event in sample.events.items()
+    )
     assert len(rows) == 1280
 
 
@@ -180,11 +191,9 @@ def test_other_formats_are_converted_with_equal_values(
     same_values: Callable[[Any, Any], bool],
     kind: str,
 ) -> None:
-    manifest = convert(opened(sample.paths(kind)), str(tmp_path / "out"))
-    listed = [str(tmp_path / "out" / file.path) for file in manifest.files]
-    table = pyarrow.dataset.dataset(listed).to_table().sort_by([("__file", "ascending"), ("__entry", "ascending")])
+    table = listed(tmp_path / "out", convert(opened(sample.paths(kind)), str(tmp_path / "out")))
     assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == list(sample.events)
-    for name in TYPES.keys() - {"__file", "__entry"}:
+    for name in TYPES.keys() - {"__entry"}:
         assert same_values(table[name].to_pylist(), sample.columns(name)), name
 
 
@@ -194,7 +203,7 @@ def test_converted_files_are_input_again(
     folder, manifest = converted
     first = [file.path for file in manifest.files if file.ranges[0][0] == 2]
     events = opened([str(folder / path) for path in first])
-    assert {omitted.name for omitted in events.plan.schema.omitted} == {"__file", "__entry"}
+    assert {omitted.name for omitted in events.plan.schema.omitted} == {"__entry"}
     rows = events.dataframe().collect()
     assert [(row["__file"], row["__entry"]) for row in rows] == [(0, entry) for entry in range(130)]
     assert [row["event"] for row in rows] == [event["event"] for event in sample.files[2]]
@@ -204,12 +213,8 @@ def test_selected_events_alone_are_written(opened: Callable[..., Events], sample
     selection = "nJet >= 3 && flag"
     kept = [place for place, event in sample.events.items() if event["nJet"] >= 3 and event["flag"]]
     manifest = convert(opened(sample.paths(), 100, selection=selection), str(tmp_path / "out"))
-    found = [
-        place
-        for file in manifest.files
-        for place in zip(*pq.read_table(tmp_path / "out" / file.path, columns=["__file", "__entry"]), strict=True)
-    ]
-    assert sorted((file.as_py(), entry.as_py()) for file, entry in found) == kept
+    table = listed(tmp_path / "out", manifest)
+    assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == kept
     assert manifest.ledger == {"entries": 1280, "events": len(kept), "selection": 1280 - len(kept)}
     # the stretch without jets is a range of which nothing is left: no file
     assert all(file.rows for file in manifest.files)
@@ -228,8 +233,92 @@ def test_second_run_converts_nothing(
 ) -> None:
     folder, manifest = converted
     before = parquet_files(folder)
-    assert convert(without_inputs(opened(sample.paths(), 200)), str(folder)) == manifest
+    assert convert(opened(sample.paths(), 200), str(folder)) == manifest
     assert parquet_files(folder) == before
+
+
+def test_files_that_moved_are_not_converted_again(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    events, folder = opened(sample.paths(), 200), tmp_path / "out"
+    first = convert(events, str(folder))
+    before = parquet_files(folder)
+    moved = without_inputs(events)
+    again = convert(moved, str(folder))
+    assert parquet_files(folder) == before
+    assert again.content_digest == first.content_digest
+    assert [item.path for item in again.inputs] == [file.path for file in moved.plan.files]
+
+
+@pytest.fixture
+def copies(sample: Sample, tmp_path: Path) -> list[str]:
+    """Copies of the sample's files that a test may change."""
+    return [str(shutil.copy(path, tmp_path / f"{index}.root")) for index, path in enumerate(sample.paths())]
+
+
+def unreadable(events: Events, *names: str) -> Events:
+    """The same events, but the named files are gone: whoever reads one fails."""
+    files = tuple(
+        dataclasses.replace(file, path=f"/gone{file.path}") if file.path.endswith(names) else file
+        for file in events.plan.files
+    )
+    return dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=files))
+
+
+def test_a_new_file_alone_is_converted(opened: Callable[..., Events], copies: list[str], tmp_path: Path) -> None:
+    folder, whole = tmp_path / "out", tmp_path / "whole"
+    first = convert(opened([copies[2], copies[1]], 200), str(folder))
+    before = parquet_files(folder)
+    manifest = convert(unreadable(opened(copies, 200), "1.root", "2.root"), str(folder))
+    assert manifest.version == 2
+    assert before.items() <= parquet_files(folder).items()
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
+    assert manifest.content_digest == convert(opened(copies, 200), str(whole)).content_digest
+    rows = manifests.value_digest(listed(folder, manifest))
+    assert rows == manifests.value_digest(listed(whole, manifests.read(str(whole))))
+    assert str(Changes.between(first.inputs, manifest.inputs)) == "1 new, 2 kept"
+
+
+def test_a_changed_file_is_converted_again_and_its_old_rows_are_gone(
+    opened: Callable[..., Events], copies: list[str], sample: Sample, tmp_path: Path
+) -> None:
+    folder, whole = tmp_path / "out", tmp_path / "whole"
+    first = convert(opened(copies[:2], 200), str(folder))
+    kept = {path: inode for path, inode in parquet_files(folder).items() if first.inputs[0].uuid in path}
+    shutil.copy(sample.paths()[2], copies[1])
+    manifest = convert(unreadable(opened(copies[:2], 200), "0.root"), str(folder))
+    assert manifest.content_digest == convert(opened(copies[:2], 200), str(whole)).content_digest
+    assert kept.items() <= parquet_files(folder).items()
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
+    assert manifest.rows == 700 + 130
+    assert str(Changes.between(first.inputs, manifest.inputs)) == f"1 changed ({copies[1]}), 1 kept"
+
+
+def test_a_removed_file_takes_its_rows_with_it(
+    opened: Callable[..., Events], copies: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    first = convert(opened(copies, 200), str(folder))
+    manifest = convert(unreadable(opened(copies[1:], 200), "root"), str(folder))
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
+    assert manifest.rows == 450 + 130
+    assert sorted({r[0] for file in manifest.files for r in file.ranges}) == [0, 1]
+    assert str(Changes.between(first.inputs, manifest.inputs)) == f"1 removed ({copies[0]}), 2 kept"
+
+
+def test_update_that_died_before_old_files_were_removed_is_cleaned_by_the_next(
+    opened: Callable[..., Events], copies: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    convert(opened(copies, 200), str(folder))
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "remove_superseded", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            convert(opened(copies[1:], 200), str(folder))
+    manifest = manifests.read(str(folder))
+    assert set(parquet_files(folder)) > {file.path for file in manifest.files}
+    assert convert(opened(copies[1:], 200), str(folder)) == manifest
+    assert set(parquet_files(folder)) == {file.path for file in manifest.files}
 
 
 @pytest.mark.parametrize("settings", [{"selection": "flag"}, {"exclude": ("Jet_*",)}, {"events": 500}])
@@ -330,8 +419,8 @@ def test_a_conversion_that_was_killed_may_go_on_with_files_cut_otherwise(
     opened: Callable[..., Events], sample: Sample, killed: Path
 ) -> None:
     manifest = convert(opened(sample.paths(), 1_000), str(killed))
-    rows = [row for file in manifest.files for row in pq.read_table(killed / file.path).to_pylist()]
-    assert sorted((row["__file"], row["__entry"]) for row in rows) == sorted(sample.events)
+    table = listed(killed, manifest)
+    assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == sorted(sample.events)
     assert {path.name for path in killed.iterdir()} == {file.path for file in manifest.files} | {
         "manifest.json",
         "_manifests",
