@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+_WHOLE = 4  # targets that a cluster may have and still be one range
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
     """A file that was opened.
@@ -33,6 +36,7 @@ class PlannedFile:
         weight: Weight of all its events.
         group: Name of its group.
         boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries.
+        steps: The only entries to read, as [start, stop); () reads all.
     """
 
     path: str
@@ -44,8 +48,21 @@ class PlannedFile:
     weight: float
     group: str
     boundaries: tuple[int, ...]
+    steps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Entries to read: the steps in order, those that touch as one; without steps all entries."""
+        spans: list[tuple[int, int]] = []
+        for start, stop in sorted(self.steps) or [(0, self.entries)]:
+            spans = [*spans[:-1], (spans[-1][0], stop)] if spans and spans[-1][1] == start else [*spans, (start, stop)]
+        return tuple((start, stop) for start, stop in spans if start < stop)
 
     def __post_init__(self) -> None:
+        steps = sorted(self.steps)
+        if any(not 0 <= a < b <= self.entries for a, b in steps) or any(a[1] > b[0] for a, b in pairwise(steps)):
+            msg = f"{self.path}: its steps overlap, or reach beyond its {self.entries} entries: {list(steps)[:5]}..."
+            raise FilesetError(msg)
         edges = self.boundaries
         if edges[:1] != (0,) or edges[-1:] != (self.entries,) or any(a > b for a, b in pairwise(edges)):
             msg = f"{self.path}: cluster boundaries {edges[:5]}... do not tile [0, {self.entries})"
@@ -105,16 +122,20 @@ class Plan:
         return totals
 
     @property
-    def limits(self) -> dict[str, int]:
-        """Entries read of each file, by uuid, where not all entries of all files are read; else empty."""
-        read = self._entries_read()
-        whole = all(entries == file.entries for file, entries in zip(self.files, read, strict=True))
-        return {} if whole else {file.uuid: entries for file, entries in zip(self.files, read, strict=True)}
+    def limits(self) -> dict[str, list[list[int]]]:
+        """Spans of entries read of each file, by uuid, where not all entries of all files are read; else empty."""
+        read = self._spans_read()
+        whole = all(spans == [[0, file.entries]] for file, spans in zip(self.files, read, strict=True) if file.entries)
+        return {} if whole else {file.uuid: spans for file, spans in zip(self.files, read, strict=True)}
 
-    def _entries_read(self) -> list[int]:
-        read = [0] * len(self.files)
+    def _spans_read(self) -> list[list[list[int]]]:
+        read: list[list[list[int]]] = [[] for _ in self.files]
         for r in self.ranges:
-            read[r.file] += r.entries
+            spans = read[r.file]
+            if spans and spans[-1][1] == r.start:
+                spans[-1][1] = r.stop
+            else:
+                spans.append([r.start, r.stop])
         return read
 
     def first_ranks(self) -> dict[tuple[int, int], int]:
@@ -129,8 +150,8 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 over what is read (uuid, tree, entries, label, weight, schema), not paths, not how it is cut."""
         content = [
-            [file.uuid, file.tree, file.entries, entries, file.label, file.weight]
-            for file, entries in zip(self.files, self._entries_read(), strict=True)
+            [file.uuid, file.tree, file.entries, spans, file.label, file.weight]
+            for file, spans in zip(self.files, self._spans_read(), strict=True)
         ]
         return hashlib.sha256(json.dumps([content, self.schema.digest()]).encode()).hexdigest()
 
@@ -148,7 +169,14 @@ class Plan:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The plan that :meth:`to_json` wrote."""
         files = (
-            PlannedFile(**{**file, "format": Format(file["format"]), "boundaries": tuple(file["boundaries"])})
+            PlannedFile(
+                **{
+                    **file,
+                    "format": Format(file["format"]),
+                    "boundaries": tuple(file["boundaries"]),
+                    "steps": tuple((start, stop) for start, stop in file["steps"]),
+                }
+            )
             for file in content["files"]
         )
         return cls(
@@ -156,34 +184,58 @@ class Plan:
         )
 
 
-def align(boundaries: Sequence[int], stop: int, target: int) -> list[tuple[int, int]]:
-    """Tile [0, stop) with ranges of about ``target`` entries that begin and end at cluster boundaries.
+def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) -> list[tuple[int, int]]:
+    """Tile [start, stop) with ranges of about ``target`` entries that begin and end at cluster boundaries.
 
-    A cluster larger than the target is a range of its own; the last range may end inside a cluster, at ``stop``.
+    A cluster larger than the target is a range of its own, unless it is larger than four targets: then it is cut into
+    equal parts of at most two, so that one core does not work long after the others (a basket that a cut goes through
+    is decompressed on both sides). The ends of [start, stop) may lie inside a cluster. Without a target each cluster
+    is a range.
     """
-    edges = [edge for edge in boundaries if 0 < edge < stop] + [stop]
+    inside = [edge for edge in boundaries if start < edge < stop]
+    edges = sorted({start, *inside, stop}) if start < stop else [start]
+    if target is None:
+        return list(pairwise(edges))
+    pieces = [piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)]
     ranges: list[tuple[int, int]] = []
-    start = 0
-    for edge, following in zip(edges, [*edges[1:], None], strict=True):
-        if edge > start and (following is None or following - start > target):
-            ranges.append((start, edge))
-            start = edge
+    for first, last in pieces:
+        if ranges and last - ranges[-1][0] <= target:
+            ranges[-1] = (ranges[-1][0], last)
+        else:
+            ranges.append((first, last))
     return ranges
 
 
-def make_plan(files: Sequence[PlannedFile], schema: EventSchema, target: int, events: int | None = None) -> Plan:
+def _cut(start: int, stop: int, target: int) -> list[tuple[int, int]]:
+    """A cluster as it is, or in equal parts if it is very large."""
+    length = stop - start
+    parts = -(-length // (2 * target)) if length > _WHOLE * target else 1
+    return list(pairwise(start + length * part // parts for part in range(parts + 1)))
+
+
+def _first(spans: Sequence[tuple[int, int]], entries: int) -> list[tuple[int, int]]:
+    """The spans up to so many entries."""
+    cut = []
+    for start, stop in spans:
+        if entries > 0:
+            cut.append((start, min(stop, start + entries)))
+        entries -= stop - start
+    return cut
+
+
+def make_plan(files: Sequence[PlannedFile], schema: EventSchema, target: int | None, events: int | None = None) -> Plan:
     """Cut the files into ranges of about ``target`` entries.
 
     Args:
         files: Opened files.
         schema: Their common schema, with the branches that are to be read.
-        target: Entries in a range.
+        target: Entries in a range; None makes each cluster a range.
         events: Read only so many entries, from each file in proportion to its entries; None reads all.
 
     Raises:
         FilesetError: There is not one entry.
     """
-    entries = [file.entries for file in files]
+    entries = [sum(stop - start for start, stop in file.spans) for file in files]
     if not sum(entries):
         names = ", ".join(file.path for file in files[:3])
         msg = f"zero entries in all {len(files)} input files ({names}): nothing to read"
@@ -192,7 +244,7 @@ def make_plan(files: Sequence[PlannedFile], schema: EventSchema, target: int, ev
     ranges = [
         EntryRange(index, start, stop)
         for index, file in enumerate(files)
-        if wanted[index]
-        for start, stop in align(file.boundaries, int(wanted[index]), target)
+        for span in _first(file.spans, int(wanted[index]))
+        for start, stop in align(file.boundaries, *span, target)
     ]
     return Plan(tuple(files), schema, tuple(ranges))

@@ -93,7 +93,8 @@ def convert(events: Events, folder: str) -> Manifest:
         )
         raise ChunkError(msg)
     inputs = inputs_of(plan)
-    places = {item.identity: index for index, item in enumerate(before.inputs)} if before else {}
+    known = before.inputs if before else ()
+    places = {item.identity: index for index, item in enumerate(known)}
     kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
     fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
@@ -107,7 +108,8 @@ def convert(events: Events, folder: str) -> Manifest:
         done = {r: staging.finished(_task(plan, r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
-        counts |= {(new, 0): before.inputs[old].events for old, new in kept.items()} if before else {}
+        first = {r.file: r.start for r in reversed(plan.ranges)}
+        counts |= {(new, first[new]): known[old].events for old, new in kept.items() if new in first}
         counted = events.with_counts(counts)
     manifest = Manifest(
         layout="events",

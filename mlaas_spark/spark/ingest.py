@@ -191,7 +191,7 @@ def open_events(
     wanted = {*chosen.names, *used, *kept_as_keys}
     read = common([(path, of_file.keep(wanted)) for path, of_file in schemas])
     read = EventSchema(read.branches, chosen.omitted)
-    target = events_per_task if frame is None else 1  # a block of Spark's readers is a range
+    target = events_per_task if frame is None else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
     return Events(spark, plan, selection, frame)
 

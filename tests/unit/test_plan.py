@@ -53,11 +53,36 @@ def test_ranges_tile_each_file_exactly_once_in_order(sizes: list[list[int]], tar
 
 
 @given(clusters, st.integers(1, 150))
-def test_ranges_never_split_a_cluster(sizes: list[list[int]], target: int) -> None:
+def test_ranges_never_split_a_cluster_that_is_not_longer_than_four_of_them(sizes: list[list[int]], target: int) -> None:
     files = files_of(sizes)
     if sum(map(sum, sizes)):
         for r in make_plan(files, SCHEMA, target).ranges:
-            assert {r.start, r.stop} <= set(files[r.file].boundaries)
+            long = [(a, b) for a, b in pairwise(files[r.file].boundaries) if b - a > 4 * target]
+            for edge in (r.start, r.stop):
+                assert edge in files[r.file].boundaries or any(a < edge < b for a, b in long)
+
+
+@pytest.mark.parametrize("boundaries", [[0, 1_000_000], list(range(0, 1_000_001, 100))], ids=["one", "10000"])
+def test_ranges_of_one_cluster_and_of_ten_thousand_are_balanced_within_a_fifth(boundaries: list[int]) -> None:
+    sizes = [r.entries for r in make_plan([planned(0, boundaries)], SCHEMA, 25_000).ranges]
+    assert len(sizes) >= 20
+    assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
+
+
+def test_steps_alone_are_read() -> None:
+    file = replace(planned(0, [0, 10, 20, 30]), steps=((15, 20), (2, 8), (20, 30)))
+    assert file.spans == ((2, 8), (15, 30))
+    plan = make_plan([file], SCHEMA, 12)
+    assert [(r.start, r.stop) for r in plan.ranges] == [(2, 8), (15, 20), (20, 30)]
+    assert plan.limits == {file.uuid: [[2, 8], [15, 30]]}
+    assert [(r.start, r.stop) for r in make_plan([file], SCHEMA, 50, events=9).ranges] == [(2, 8), (15, 18)]
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize("steps", [((0, 31),), ((3, 3),), ((0, 5), (4, 8)), ((-1, 4),)])
+def test_steps_that_overlap_or_lie_outside_are_refused(steps: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(FilesetError, match="steps overlap, or reach beyond its 30 entries"):
+        replace(planned(0, [0, 30]), steps=steps)
 
 
 @given(clusters, st.integers(1, 150))
@@ -68,11 +93,11 @@ def test_ranges_are_as_near_the_target_as_clusters_allow(sizes: list[list[int]],
     ranges = make_plan(files, SCHEMA, target).ranges
     for r in ranges:
         inside = [edge for edge in files[r.file].boundaries if r.start < edge < r.stop]
-        assert r.entries <= target or not inside  # above the target only as one cluster
+        assert r.entries <= target or not inside  # above the target only as one cluster, or a part of it
     for one, two in pairwise(ranges):
         if one.file == two.file:  # and the next cluster would not have fitted
             following = next(edge for edge in files[two.file].boundaries if edge > two.start)
-            assert following - one.start > target
+            assert min(following, two.stop) - one.start > target
 
 
 @given(clusters, st.integers(1, 150), st.integers(1, 2000))
@@ -91,25 +116,28 @@ def test_limit_reads_the_first_entries_of_each_file_within_one_of_proportion(
         assert abs(by_file[index] * everything - file.entries * wanted) < everything
         mine = [r for r in plan.ranges if r.file == index]
         assert [entry for r in mine for entry in range(r.start, r.stop)] == list(range(by_file[index]))
-        assert all(r.stop in {*file.boundaries, by_file[index]} for r in mine)
+        if all(b - a <= 4 * target for a, b in pairwise(file.boundaries)):
+            assert all(r.stop in {*file.boundaries, by_file[index]} for r in mine)
 
 
 ALIGNED = [
     ([0, 10, 20, 30], 30, 20, [(0, 20), (20, 30)]),
     ([0, 10, 20, 30], 30, 19, [(0, 10), (10, 20), (20, 30)]),
     ([0, 10, 20, 30], 30, 1000, [(0, 30)]),
-    ([0, 100], 100, 10, [(0, 100)]),
-    ([0, 5, 100, 105], 105, 10, [(0, 5), (5, 100), (100, 105)]),
+    ([0, 40], 40, 10, [(0, 40)]),
+    ([0, 41], 41, 10, [(0, 13), (13, 27), (27, 41)]),
+    ([0, 5, 45, 50], 50, 10, [(0, 5), (5, 45), (45, 50)]),
+    ([0, 5, 9], 9, None, [(0, 5), (5, 9)]),
     ([0, 10, 20, 30], 25, 20, [(0, 20), (20, 25)]),
-    ([0, 10, 20, 30], 10, 1, [(0, 10)]),
+    ([0, 10, 20, 30], 10, 3, [(0, 10)]),
     ([0, 10, 10, 20], 20, 10, [(0, 10), (10, 20)]),
     ([0, 10], 0, 5, []),
 ]
 
 
 @pytest.mark.parametrize(("boundaries", "stop", "target", "expected"), ALIGNED)
-def test_align_by_hand(boundaries: list[int], stop: int, target: int, expected: list[tuple[int, int]]) -> None:
-    assert align(boundaries, stop, target) == expected
+def test_align_by_hand(boundaries: list[int], stop: int, target: int | None, expected: list[tuple[int, int]]) -> None:
+    assert align(boundaries, 0, stop, target) == expected
 
 
 def test_zero_entries_in_all_files_are_refused_by_name() -> None:
