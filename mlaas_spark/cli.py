@@ -45,7 +45,10 @@ _err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(help="Input files: paths, globs, path.root:Tree, lists in .txt files.", metavar="FILES"),
+    typer.Argument(help="Input: paths, globs, folders, path.root:Tree, lists in .txt files.", metavar="FILES"),
+]
+Fileset = Annotated[
+    Path | None, typer.Option("--fileset", help="In place of FILES: a fileset as coffea's, in JSON or YAML.")
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML config; see conf/local.yaml for every key.")
@@ -84,8 +87,11 @@ _INPUT_OPTIONS = {
     "kind": "format",
     "events": "events",
     "preproc": "preproc",
+    "fileset": "fileset",
 }
 """Options that put a key into the config's section ``input``."""
+
+_SOURCES = {"files", "groups", "fileset"}  # where the files are named: one of them
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
@@ -104,8 +110,8 @@ def _content(context: typer.Context) -> dict[str, Any]:
     if given and not isinstance(section, dict):
         msg = f"{path}: input is a {type(section).__name__}, not a section"
         raise ConfigError(msg)
-    if "files" in given:
-        section = {key: value for key, value in section.items() if key != "groups"}
+    if given.keys() & _SOURCES:
+        section = {key: value for key, value in section.items() if key not in _SOURCES}
     return {**content, "input": {**section, **given}} if given else content
 
 
@@ -146,6 +152,7 @@ def inspect(
     exclude: Exclude = None,
     kind: FormatOption = None,
     preproc: Preproc = None,
+    fileset: Fileset = None,
     as_json: AsJson = False,
 ) -> None:
     """Show files, trees, entries and branches, and what is left out and why.
@@ -196,6 +203,7 @@ def convert(
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
+    fileset: Fileset = None,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -225,6 +233,7 @@ def specs(
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
+    fileset: Fileset = None,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -266,6 +275,7 @@ def chunks(
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
+    fileset: Fileset = None,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -298,6 +308,7 @@ def train(
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
+    fileset: Fileset = None,
     files: Annotated[str | None, typer.Option("--files", help="MLaaS4HEP: files.txt or a comma list.")] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="MLaaS4HEP: labels.txt, a comma list, or a column's name.")

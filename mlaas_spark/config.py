@@ -70,6 +70,7 @@ class InputConfig(_Section):
 
     files: tuple[str, ...] = ()
     groups: tuple[GroupConfig, ...] = ()
+    fileset: Path | None = None
     format: Format | None = None
     tree: str | None = None
     branches: tuple[str, ...] = ()
@@ -87,8 +88,8 @@ class InputConfig(_Section):
 
     @model_validator(mode="after")
     def _files_or_groups(self) -> Self:
-        if self.files and self.groups:
-            msg = "give 'files' or 'groups', not both"
+        if sum(map(bool, (self.files, self.groups, self.fileset))) > 1:
+            msg = "give one of 'files' or 'groups' or 'fileset', not several"
             raise ValueError(msg)
         return self
 

@@ -1,19 +1,29 @@
-"""Which files: paths, globs, ``path.root:Tree``, lists of files, labelled groups. Looks up names, opens no data."""
+"""Which files: paths, globs, folders, ``path.root:Tree``, lists of files, labelled groups, coffea's filesets.
+
+Looks up names, opens no data.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import FilesetError, nearest
+from mlaas_spark.errors import FilesetError, nearest, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlaas_spark.config import InputConfig
+
+MANIFEST = "manifest.json"
+"""File in a folder that names the files of a data set of ours; it alone says what is in it."""
 
 _SUFFIXES = {
     ".root": Format.ROOT,
@@ -37,6 +47,8 @@ class InputFile:
         label: Label of all its events, None where a branch or expression gives it.
         weight: Weight of all its events.
         group: Name of its group, "" without one.
+        steps: The only entries to read, as [start, stop); () reads all.
+        uuid: What its uuid must be, "" if nothing is known of it.
     """
 
     path: str
@@ -45,6 +57,8 @@ class InputFile:
     label: float | None = None
     weight: float = 1.0
     group: str = ""
+    steps: tuple[tuple[int, int], ...] = ()
+    uuid: str = ""
 
 
 def fileset(config: InputConfig) -> tuple[InputFile, ...]:
@@ -53,7 +67,9 @@ def fileset(config: InputConfig) -> tuple[InputFile, ...]:
     Raises:
         FilesetError: Nothing named, a file missing, a glob that matches nothing, a file named twice.
     """
-    if config.groups:
+    if config.fileset:
+        files = _from_fileset(config.fileset, config.format, config.tree)
+    elif config.groups:
         files = [
             replace(file, label=group.label, weight=group.weight, group=group.name or f"group{number}")
             for number, group in enumerate(config.groups)
@@ -126,6 +142,61 @@ def format_of(path: str) -> Format:
     return _SUFFIXES[suffix]
 
 
+class _Described(BaseModel):
+    object_path: str | None = None
+    steps: tuple[tuple[int, int], ...] | None = None
+    uuid: str | None = None
+
+
+class _Metadata(BaseModel):
+    label: float | None = None
+    weight: float = 1.0
+
+
+class _Dataset(BaseModel):
+    files: dict[str, str | _Described | None] | tuple[str, ...]
+    metadata: _Metadata | None = None
+
+
+_COFFEA = TypeAdapter(dict[str, _Dataset | tuple[str, ...]])
+
+
+def _from_fileset(path: Path, kind: Format | None, tree: str | None) -> list[InputFile]:
+    """The files of a fileset as coffea has them (JSON or YAML), as they are or preprocessed; a group a data set.
+
+    ``{dataset: {files: {path: tree}}}``, ``{dataset: {files: {path: {object_path, steps, uuid}}}}``,
+    ``{dataset: {files: [path, ...]}}`` or ``{dataset: [path, ...]}``; ``metadata`` may give ``label`` and ``weight``.
+    Source: coffea.dataset_tools.filespec.
+    """
+    try:
+        content = _COFFEA.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))  # JSON is YAML
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read the fileset {path}: {error.strerror if isinstance(error, OSError) else 'it is no text'}"
+        raise FilesetError(msg) from error
+    except (yaml.YAMLError, ValidationError) as error:
+        why = reason(error) if isinstance(error, yaml.YAMLError) else f"see {error.errors()[0]['loc'][:1]}"
+        msg = f"{path} is no fileset ({why}): write {{data set: {{files: {{path: tree}}, metadata: {{label: 1}}}}}}"
+        raise FilesetError(msg) from error
+    files: list[InputFile] = []
+    for name, given in content.items():
+        data = given if isinstance(given, _Dataset) else _Dataset(files=given)
+        about = data.metadata or _Metadata()
+        places = data.files if isinstance(data.files, dict) else dict.fromkeys(data.files)
+        files += [
+            replace(file, label=about.label, weight=about.weight, group=name)
+            for place, described in places.items()
+            for file in _described(place, described, kind, tree)
+        ]
+    return files
+
+
+def _described(place: str, about: str | _Described | None, kind: Format | None, tree: str | None) -> list[InputFile]:
+    about = _Described(object_path=about) if isinstance(about, str) else about or _Described()
+    uuid = (about.uuid or "").replace("-", "").lower()
+    found = _expand((place,), kind, about.object_path or tree)
+    return [replace(file, steps=about.steps or (), uuid=uuid) for file in found]
+
+
 def _expand(names: Sequence[str], kind: Format | None, tree: str | None) -> list[InputFile]:
     files: list[InputFile] = []
     for name in names:
@@ -133,12 +204,12 @@ def _expand(names: Sequence[str], kind: Format | None, tree: str | None) -> list
             files += _expand(read_list(name), kind, tree)
             continue
         pattern, own_tree = split_tree(name)
-        for path in _paths(storage.absolute(pattern)):
+        for path in _paths(storage.absolute(pattern), kind):
             files.append(InputFile(path, kind or format_of(path), own_tree or tree))
     return files
 
 
-def _paths(pattern: str) -> Iterable[str]:
+def _paths(pattern: str, kind: Format | None) -> Iterable[str]:
     if storage.has_glob(pattern) and not storage.exists(pattern):
         matches = storage.expand(pattern)
         if not matches:
@@ -146,16 +217,51 @@ def _paths(pattern: str) -> Iterable[str]:
             raise FilesetError(msg)
         return matches
     # a file on a remote server is looked up by the executors that open it
-    if "://" not in pattern:
-        _check_local(Path(pattern))
-    return [pattern]
+    if "://" not in pattern and not Path(pattern).exists():
+        raise _missing(Path(pattern))
+    # Spark and HDFS have folders that are named like files: out.parquet
+    if _has_suffix(pattern) and not ("://" not in pattern and Path(pattern).is_dir()):
+        return [pattern]
+    return _in_folder(pattern, kind) if storage.is_folder(pattern) else [pattern]
 
 
-def _check_local(path: Path) -> None:
-    if path.is_dir():
-        msg = f"{path} is a folder: name its files, for example '{path}/*.root'"
+def _in_folder(folder: str, kind: Format | None) -> list[str]:
+    """Data files below a folder; of a data set of ours those that its manifest lists."""
+    if MANIFEST in storage.children(folder):
+        return sorted(storage.join(folder, path) for path in _listed(storage.join(folder, MANIFEST)))
+    found = [path for path in storage.below(folder) if not _is_hidden(path.removeprefix(folder))]
+    chosen = [path for path in found if kind is not None or _has_suffix(path)]
+    if not chosen:
+        kinds = ", ".join(_SUFFIXES)
+        msg = f"{folder} is a folder with no data file in it ({kinds}): name its files, for example '{folder}/*'"
         raise FilesetError(msg)
-    if not path.exists():
-        near = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
-        msg = f"no such file: {path}{'; nearest: ' + ', '.join(near) if near else ''}"
+    return chosen
+
+
+def _listed(manifest: str) -> list[str]:
+    try:
+        paths = [str(file["path"]) for file in json.loads(storage.read_bytes(manifest))["files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{manifest} does not list the files of a data set: make it again with mlaas-spark convert"
+        raise FilesetError(msg) from error
+    if odd := [path for path in paths if "://" in path or {"", ".", ".."} & set(path.split("/"))]:
+        msg = f"{manifest} does not list the files of a data set: {odd[0]!r} is not below its folder"
         raise FilesetError(msg)
+    return paths
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+def _has_suffix(path: str) -> bool:
+    try:
+        format_of(path)
+    except FilesetError:
+        return False
+    return True
+
+
+def _missing(path: Path) -> FilesetError:
+    near = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
+    return FilesetError(f"no such file: {path}{'; nearest: ' + ', '.join(near) if near else ''}")

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from mlaas_spark import storage
 from mlaas_spark.errors import ChunkError, MlaasSparkError
+from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.schema import EventSchema, buffers
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from mlaas_spark.plan import Plan
 
 VERSION = 1
-MANIFEST = "manifest.json"
 _VERSIONS = "_manifests"
 _STAGING = "_staging"
 

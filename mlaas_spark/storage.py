@@ -52,6 +52,19 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
+def is_folder(url: str) -> bool:
+    """Whether there is a folder at ``url``."""
+    fs, path = filesystem(url)
+    return bool(fs.isdir(path))
+
+
+def below(url: str) -> list[str]:
+    """All files in a folder and the folders in it, sorted; with the protocol of ``url``."""
+    fs, path = filesystem(url)
+    found = sorted(str(file) for file in fs.find(path))
+    return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(file) for file in found]
+
+
 def size(url: str) -> int:
     """Bytes of a file."""
     fs, path = filesystem(url)

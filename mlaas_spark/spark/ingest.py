@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
-from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, reason
+from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import EventSchema, common
 from mlaas_spark.selection import Expression
@@ -271,6 +271,9 @@ def _open_root(
         with on_executor():
             for index, file in numbered:
                 header = root_io.read_header(file.path, file.tree)
+                if file.uuid and file.uuid != header.uuid:
+                    why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
+                    raise UnreadableInputError(file.path, why, header.tree)
                 digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
                 if digest not in known:
                     known.add(digest)
@@ -285,7 +288,18 @@ def _open_root(
     for _, (index, tree, uuid, entries, boundaries) in sorted(_only(found, "file"), key=lambda item: item[1][0]):
         file = files[index]
         planned.append(
-            PlannedFile(file.path, file.format, tree, uuid, entries, file.label, file.weight, file.group, boundaries)
+            PlannedFile(
+                file.path,
+                file.format,
+                tree,
+                uuid,
+                entries,
+                file.label,
+                file.weight,
+                file.group,
+                boundaries,
+                file.steps,
+            )
         )
     _refuse_copies(planned)
     return planned, list(schemas.values())

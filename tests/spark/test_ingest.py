@@ -115,6 +115,30 @@ def test_plan_holds_what_the_headers_say(opened: Callable[..., Events], sample: 
     ]
 
 
+def fileset_of(path: str, target: Path, **about: Any) -> str:
+    target.write_text(json.dumps({"data": {"files": {path: {"object_path": "Events", **about}}}}))
+    return str(target)
+
+
+def test_steps_of_a_fileset_alone_are_read(opened: Callable[..., Events], sample: Sample, tmp_path: Path) -> None:
+    path = sample.paths()[0]
+    uuid = opened([path]).plan.files[0].uuid
+    given = fileset_of(path, tmp_path / "f.json", steps=[[30, 150], [150, 310], [640, 700]], uuid=uuid)
+    events = opened([], 100, fileset=given)
+    rows = events.dataframe().select("__entry", "event").collect()
+    expected = [*range(30, 310), *range(640, 700)]
+    assert [row["__entry"] for row in rows] == expected
+    assert [row["event"] for row in rows] == [sample.files[0][entry]["event"] for entry in expected]
+
+
+def test_file_that_is_not_the_one_of_the_fileset_is_refused(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    given = fileset_of(sample.paths()[0], tmp_path / "f.json", uuid="0" * 32)
+    with pytest.raises(UnreadableInputError, match=r"not the file that the fileset describes \(uuid "):
+        opened([], 100, fileset=given)
+
+
 @pytest.mark.parametrize(
     ("events_per_task", "expected"),
     [

@@ -42,7 +42,11 @@ WRONG = [
     ({"input": None}, "input"),
     ({"input": {"format": "hdf5"}}, "input.format"),
     ({"input": {"events": 0}}, "input.events"),
-    ({"input": {"files": ["a.root"], "groups": [{"files": "b.root"}]}}, "'files' or 'groups', not both"),
+    (
+        {"input": {"files": ["a.root"], "groups": [{"files": "b.root"}]}},
+        "one of 'files' or 'groups' or 'fileset', not several",
+    ),
+    ({"input": {"files": "a.root", "fileset": "f.json"}}, "'groups' or 'fileset', not several"),
     ({"input": {"groups": [{"files": "a", "weight": float("inf")}]}}, "weight: must be finite"),
     ({"input": {"groups": [{"files": "a", "label": float("nan")}]}}, "label: must be finite"),
     ({"input": {"groups": [{"label": 1}]}}, "groups.0.files"),

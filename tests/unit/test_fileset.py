@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from mlaas_spark.errors import FilesetError
 from mlaas_spark.fileset import InputFile, fileset, format_of, read_list, split_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -167,9 +170,94 @@ def test_glob_that_matches_nothing_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_folder_is_refused_with_the_pattern_to_use() -> None:
-    with pytest.raises(FilesetError, match=r"sub is a folder: name its files, for example '.*/sub/\*\.root'"):
+def test_a_folder_is_all_data_files_below_it(here: Path) -> None:
+    for name in ("sub/deep/d.root", "sub/_staging/x.root", "sub/.hidden.root", "sub/notes.md"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).touch()
+    assert paths_of(files="sub") == [f"{here}/sub/c.root", f"{here}/sub/deep/d.root"]
+
+
+def test_a_folder_of_ours_is_what_its_manifest_lists(here: Path) -> None:
+    (here / "set.parquet").mkdir()
+    for name in ("a.parquet", "b.parquet", "left_over.parquet"):
+        (here / "set.parquet" / name).touch()
+    listed = json.dumps({"files": [{"path": "b.parquet"}, {"path": "a.parquet"}]})
+    (here / "set.parquet" / "manifest.json").write_text(listed)
+    assert paths_of(files="set.parquet") == [f"{here}/set.parquet/a.parquet", f"{here}/set.parquet/b.parquet"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"files": [{"name": "a.parquet"}]}', '{"files": [{"path": "../b2.root"}]}']
+)
+def test_a_folder_whose_manifest_is_none_is_refused(here: Path, content: str) -> None:
+    (here / "sub" / "manifest.json").write_text(content)
+    with pytest.raises(FilesetError, match=r"sub/manifest\.json does not list the files of a data set"):
         files_of(files="sub")
+
+
+def test_a_folder_without_data_files_is_refused_with_the_kinds_there_are(here: Path) -> None:
+    (here / "empty").mkdir()
+    with pytest.raises(FilesetError, match=r"empty is a folder with no data file in it \(\.root, \.parquet, "):
+        files_of(files="empty")
+
+
+COFFEA = {
+    "signal": {
+        "files": {"a2.root": "Events", "b2.root": {"object_path": "T"}},
+        "metadata": {"label": 1, "weight": 0.5},
+    },
+    "data": ["a10.root"],
+    "background": {
+        "files": {
+            "sub/c.root": {
+                "object_path": "Events",
+                "steps": [[0, 10], [10, 25]],
+                "num_entries": 25,
+                "uuid": "AAAAAAAA-1111-2222-3333-444444444444",
+            }
+        },
+        "form": None,
+        "metadata": {"label": 0},
+    },
+}
+
+
+@pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump], ids=["json", "yaml"])
+def test_coffeas_fileset_gives_groups_labels_trees_and_steps(here: Path, write: Callable[[object], str]) -> None:
+    (here / "fileset").write_text(write(COFFEA))
+    found = {file.path.removeprefix(f"{here}/"): file for file in files_of(fileset="fileset", tree="Other")}
+    expected = [
+        InputFile(f"{here}/a2.root", Format.ROOT, "Events", 1.0, 0.5, "signal"),
+        InputFile(f"{here}/b2.root", Format.ROOT, "T", 1.0, 0.5, "signal"),
+        InputFile(f"{here}/a10.root", Format.ROOT, "Other", None, 1.0, "data"),
+        InputFile(
+            f"{here}/sub/c.root",
+            Format.ROOT,
+            "Events",
+            0.0,
+            1.0,
+            "background",
+            ((0, 10), (10, 25)),
+            "aaaaaaaa111122223333444444444444",
+        ),
+    ]
+    assert sorted(found.values(), key=str) == sorted(expected, key=str)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no fileset"),
+        ("[1]", "is no fileset"),
+        ('{"a": {"file": ["x.root"]}}', r"is no fileset \(see .*'a'"),
+        ('{"a": {"files": {"x.root": {"steps": [[1]]}}}}', r"is no fileset \(see .*'a'"),
+        ('{"a": ["x.root"]}', r"no such file: .*x\.root"),
+    ],
+)
+def test_what_is_no_fileset_is_refused(here: Path, content: str, message: str) -> None:
+    (here / "f.json").write_text(content)
+    with pytest.raises(FilesetError, match=message):
+        files_of(fileset="f.json")
 
 
 @pytest.mark.usefixtures("here")

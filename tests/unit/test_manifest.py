@@ -21,8 +21,8 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark import storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, ConfigError
+from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.manifest import (
-    MANIFEST,
     DataFile,
     Input,
     Manifest,
