@@ -64,6 +64,12 @@ Exclude = Annotated[str | None, typer.Option("--exclude", help="Branches to leav
 Selection = Annotated[
     str | None, typer.Option("--selection", help="Keep events that pass: 'nMuon >= 2 && MET_pt > 20'.")
 ]
+Derive = Annotated[
+    list[str] | None, typer.Option("--derive", help="A branch made of others: 'HT=sum(Jet_pt)'; repeatable.")
+]
+SchemaPolicy = Annotated[
+    str | None, typer.Option("--schema", help="Files of unlike branches: strict (refused), intersect or fill.")
+]
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="root, parquet, json or csv; default: by file name.")
 ]
@@ -83,6 +89,8 @@ _INPUT_OPTIONS = {
     "branches": "branches",
     "exclude": "exclude",
     "selection": "selection",
+    "derive": "derive",
+    "schema": "schema_policy",
     "label": "label",
     "kind": "format",
     "events": "events",
@@ -200,6 +208,8 @@ def convert(
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
+    derive: Derive = None,
+    schema: SchemaPolicy = None,
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
@@ -230,6 +240,8 @@ def specs(
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
+    derive: Derive = None,
+    schema: SchemaPolicy = None,
     kind: FormatOption = None,
     events: Events = None,
     preproc: Preproc = None,
@@ -271,6 +283,8 @@ def chunks(
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
+    derive: Derive = None,
+    schema: SchemaPolicy = None,
     label: Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")] = None,
     kind: FormatOption = None,
     events: Events = None,
@@ -304,6 +318,8 @@ def train(
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
+    derive: Derive = None,
+    schema: SchemaPolicy = None,
     label: Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")] = None,
     kind: FormatOption = None,
     events: Events = None,

@@ -21,6 +21,10 @@ IDENTIFIERS = ("run", "luminosityBlock", "event")
 """Branches that name an event in CMS' convention: kept as keys, never as features."""
 
 
+SchemaPolicy = Literal["strict", "intersect", "fill"]
+"""What to do where the files have not the same branches, see :func:`mlaas_spark.schema.common`."""
+
+
 class Format(StrEnum):
     """Formats of input files."""
 
@@ -76,6 +80,8 @@ class InputConfig(_Section):
     branches: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     selection: str | None = None
+    derive: dict[str, str] = Field(default_factory=dict)
+    schema_policy: SchemaPolicy = "strict"
     label: str | None = None
     identifiers: tuple[str, ...] = IDENTIFIERS
     events: int | None = Field(default=None, ge=1)
@@ -85,6 +91,24 @@ class InputConfig(_Section):
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("derive", mode="before")
+    @classmethod
+    def _named_expressions(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        if odd := [text for text in value if "=" not in str(text)]:
+            msg = f"give NAME=EXPRESSION, not {odd[0]!r}"
+            raise ValueError(msg)
+        return {name.strip(): text.strip() for name, _, text in (str(text).partition("=") for text in value)}
+
+    @field_validator("derive")
+    @classmethod
+    def _names_of_columns(cls, value: dict[str, str]) -> dict[str, str]:
+        if odd := [name for name in value if not name.isidentifier() or name.startswith("__")]:
+            msg = f"{odd[0]!r} is no name for a branch: letters, digits and _, not beginning with __"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
     def _files_or_groups(self) -> Self:

@@ -335,7 +335,8 @@ def _features(config: Config, events: Events) -> list[str]:
     """Branches that become features: not identifiers, not what makes the label, not what only the selection reads."""
     label = Expression.parse(config.input.label).branches if config.input.label else frozenset()
     chosen = events.plan.schema.select(config.input.branches, config.input.exclude)
-    names = [name for name in chosen.names if name not in label and name not in config.input.identifiers]
+    wanted = {*chosen.names, *config.input.derive} - label - {*config.input.identifiers}
+    names = [name for name in events.plan.schema.names if name in wanted]
     if not names:
         msg = "no branch is left that could be a feature: see mlaas-spark inspect for what there is"
         raise SpecsError(msg)

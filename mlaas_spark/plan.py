@@ -37,6 +37,7 @@ class PlannedFile:
         group: Name of its group.
         boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries.
         steps: The only entries to read, as [start, stop); () reads all.
+        lacks: Branches of the plan's schema that are missing in all its events.
     """
 
     path: str
@@ -49,6 +50,7 @@ class PlannedFile:
     group: str
     boundaries: tuple[int, ...]
     steps: tuple[tuple[int, int], ...] = ()
+    lacks: tuple[str, ...] = ()
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -175,6 +177,7 @@ class Plan:
                     "format": Format(file["format"]),
                     "boundaries": tuple(file["boundaries"]),
                     "steps": tuple((start, stop) for start, stop in file["steps"]),
+                    "lacks": tuple(file["lacks"]),
                 }
             )
             for file in content["files"]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mlaas_spark.config import SchemaPolicy
+
 FILE = "__file"
 ENTRY = "__entry"
 """Columns beside the branches: index of the file in the plan (int32), entry number in it (int64)."""
@@ -55,7 +57,7 @@ class Branch:
 
     Attributes:
         name: Its column's name.
-        source: Its name in the file.
+        source: Its name in the file; of a derived branch ``=`` and the expression that gives it.
         dtype: Type of a value: a name of :data:`NUMERIC`, or what is data and no feature: ``string``, ``list<...>``.
         jagged: Whether an event has a list of values.
     """
@@ -75,6 +77,11 @@ class Branch:
         """Type of its column: a number or text, or a list."""
         value = _arrow_type(self.dtype)
         return pa.list_(value) if self.jagged else value
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is made of others by an expression."""
+        return self.source.startswith("=")
 
     @property
     def why_no_feature(self) -> str | None:
@@ -164,6 +171,10 @@ class EventSchema:
         wanted = frozenset(names)
         return type(self)(tuple(branch for branch in self.branches if branch.name in wanted), self.omitted)
 
+    def stored(self) -> Self:
+        """The same schema with only what is in the files: no derived branches."""
+        return type(self)(tuple(branch for branch in self.branches if not branch.derived), self.omitted)
+
     def features(self) -> Self:
         """The same schema with only what can be a feature; the others are listed as left out."""
         reasons = {branch: branch.why_no_feature for branch in self.branches}
@@ -243,24 +254,44 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     return numbers
 
 
-def common(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
+def common(schemas: Sequence[tuple[str, EventSchema]], policy: SchemaPolicy = "strict") -> EventSchema:
     """The one schema of several files, given as (path, schema).
 
+    Args:
+        schemas: Path and schema of each file.
+        policy: ``strict`` wants the same branches everywhere; ``intersect`` takes those that all files have, with one
+            type, and lists the others as left out; ``fill`` takes all, missing where a file lacks them.
+
     Raises:
-        SpecsError: A branch that one file has and another lacks, or has with another type; both files are named.
+        SpecsError: A branch that one file has and another lacks (strict), or has with another type (strict, fill);
+            both files are named.
     """
-    (first_path, first), *others = schemas
-    for path, schema in others:
-        for name in sorted(set(first.names) ^ set(schema.names)):
-            has, lacks = (first_path, path) if name in first else (path, first_path)
-            msg = f"branch {name!r} is in {has} but not in {lacks}: leave it out with --exclude {name}"
-            raise SpecsError(msg)
-        for branch in first.branches:
-            if (other := schema[branch.name]).arrow_type != branch.arrow_type:
-                msg = (
-                    f"branch {branch.name!r} is {branch.describes} in {first_path} but {other.describes} in {path}: "
-                    f"leave it out with --exclude {branch.name}"
-                )
-                raise SpecsError(msg)
+    first: dict[str, tuple[str, Branch]] = {}
+    for path, schema in schemas:
+        for branch in schema.branches:
+            first.setdefault(branch.name, (path, branch))
     omitted = {(item.name, item.reason): item for _, schema in schemas for item in schema.omitted}
-    return EventSchema.of(first.branches, omitted.values())
+    kept: list[Branch] = []
+    for name, (path, branch) in sorted(first.items()):
+        differs = _differs(name, path, branch, schemas, lacking=policy != "fill")
+        if differs and policy != "intersect":
+            msg = f"branch {name!r} {differs}: leave it out with --exclude {name}, or see --schema"
+            raise SpecsError(msg)
+        if differs:
+            omitted[name, differs] = Omitted(branch.source, differs)
+        else:
+            kept.append(branch)
+    return EventSchema.of(kept, omitted.values())
+
+
+def _differs(
+    name: str, path: str, branch: Branch, schemas: Sequence[tuple[str, EventSchema]], *, lacking: bool
+) -> str | None:
+    """Where a branch is not as in ``path``, if anywhere."""
+    for other_path, schema in schemas:
+        if name not in schema:
+            if lacking:
+                return f"is in {path} but not in {other_path}"
+        elif (other := schema[name]).arrow_type != branch.arrow_type:
+            return f"is {branch.describes} in {path} but {other.describes} in {other_path}"
+    return None

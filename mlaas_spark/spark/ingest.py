@@ -12,13 +12,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
-from mlaas_spark.schema import EventSchema, common
+from mlaas_spark.schema import Branch, EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
 from mlaas_spark.spark.session import numbers, on_executor, partitions, received
@@ -73,12 +74,13 @@ class Events:
 
         All batches of a range come to one call, in order.
         """
-        selection = self.selection
-        source = _root_ranges(self.plan) if self.frame is None else records.ranges_of(self.frame, self.plan)
+        selection, wanted = self.selection, self.plan.schema
+        stored = dataclasses.replace(self.plan, schema=wanted.stored())
+        source = _root_ranges(stored) if self.frame is None else records.ranges_of(self.frame, stored)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with on_executor():
-                yield from function(_selected(source(iter(rows)), selection))
+                yield from function(_selected(_with_derived(source(iter(rows)), wanted), selection))
 
         rows = numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.frame
         return rows.mapInArrow(run, schema)
@@ -96,8 +98,9 @@ class Events:
         return self.map_ranges(convert, from_arrow_schema(target))
 
     def reading(self, names: Iterable[str]) -> Events:
-        """The same events with only the named branches, and those the selection needs."""
+        """The same events with only the named branches, and those that these and the selection need."""
         wanted = {*names, *(self.selection.branches if self.selection else ())}
+        wanted |= {name for branch in self.plan.schema.branches if branch.name in wanted for name in _made_of(branch)}
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, schema=self.plan.schema.keep(wanted)))
 
     def counted(self) -> Events:
@@ -180,7 +183,12 @@ def open_events(
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     schema = _any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)
+    derived = [Branch(name, f"={text}", "float64", jagged=False) for name, text in config.derive.items()]
+    if taken := [branch.name for branch in derived if branch.name in schema]:
+        msg = f"{taken[0]!r} is a branch of {where}: give what is derived another name"
+        raise ConfigError(msg)
     used = {name for expression in (selection, *expressions) if expression for name in expression.branches}
+    used = used - config.derive.keys() | {name for branch in derived for name in _made_of(branch)}
     kept_as_keys = {name for name in config.identifiers if name in schema}
     for name in sorted(used):
         if name not in schema:
@@ -189,8 +197,11 @@ def open_events(
             msg = f"branch {name!r} cannot be used in an expression: {why}"
             raise ConfigError(msg)
     wanted = {*chosen.names, *used, *kept_as_keys}
-    read = common([(path, of_file.keep(wanted)) for path, of_file in schemas])
-    read = EventSchema(read.branches, chosen.omitted)
+    read = common([(path, of_file.keep(wanted)) for path, of_file in schemas], config.schema_policy)
+    if lost := sorted(used - set(read.names)):
+        raise BranchNotFoundError(lost[0], read.names, f"all of {where}")
+    read = EventSchema.of((*read.branches, *derived), {*chosen.omitted, *read.omitted})
+    planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
     target = events_per_task if frame is None else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
     return Events(spark, plan, selection, frame)
@@ -236,6 +247,24 @@ def _selected(
         seen[key] += kept.num_rows
 
 
+def _made_of(branch: Branch) -> frozenset[str]:
+    """Names of the branches that a derived one is made of; empty for one that is in the file."""
+    return Expression.parse(branch.source[1:]).branches if branch.derived else frozenset()
+
+
+def _with_derived(
+    source: Iterator[tuple[EntryRange, pa.RecordBatch]], schema: EventSchema
+) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
+    expressions = {b.name: Expression.parse(b.source[1:]) for b in schema.branches if b.derived}
+    target = schema.arrow()
+    for entries, batch in source:
+        if expressions:
+            made = {name: pa.array(text.values(batch).astype(np.float64)) for name, text in expressions.items()}
+            columns = [made[name] if name in made else batch.column(name) for name in target.names]
+            batch = pa.RecordBatch.from_arrays(columns, names=target.names)  # noqa: PLW2901 - the same, with more
+        yield entries, batch
+
+
 def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
     """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
 
@@ -246,10 +275,22 @@ def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tu
         for index, group in itertools.groupby(ranges, key=lambda entries: entries.file):
             file, of_file = plan.files[index], list(group)
             spans = [(r.start, r.stop) for r in of_file]
-            read = root_io.read_ranges(file.path, file.tree, plan.schema, spans, index, file.uuid)
-            yield from zip(of_file, read, strict=True)
+            has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
+            batches_of_file = root_io.read_ranges(file.path, file.tree, has, spans, index, file.uuid)
+            filled = (_filled(batch, plan.schema) for batch in batches_of_file)
+            yield from zip(of_file, filled, strict=True)
 
     return read
+
+
+def _filled(batch: pa.RecordBatch, schema: EventSchema) -> pa.RecordBatch:
+    """The batch with a column without values for each branch that it lacks."""
+    target = schema.arrow()
+    if batch.schema.names == target.names:
+        return batch
+    present = set(batch.schema.names)
+    columns = [batch.column(f.name) if f.name in present else pa.nulls(batch.num_rows, f.type) for f in target]
+    return pa.RecordBatch.from_arrays(columns, names=target.names)
 
 
 def _any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
@@ -277,16 +318,20 @@ def _open_root(
                 digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
                 if digest not in known:
                     known.add(digest)
-                    yield "schema", (digest, file.path, header.schema)
-                yield "file", (index, header.tree, header.uuid, header.entries, header.boundaries)
+                    yield "schema", (digest, header.schema)
+                yield "file", (index, digest, header.tree, header.uuid, header.entries, header.boundaries)
 
     numbered = spark.sparkContext.parallelize(list(enumerate(files)), partitions(spark, len(files)))
     with received():
         found = numbered.mapPartitions(read).collect()
-    schemas = {digest: (path, schema) for kind, (digest, path, schema) in _only(found, "schema")}
+    schemas: dict[str, EventSchema] = dict(_only(found, "schema"))
+    names = {name for schema in schemas.values() for name in schema.names}
+    first: dict[str, str] = {}
     planned: list[PlannedFile] = []
-    for _, (index, tree, uuid, entries, boundaries) in sorted(_only(found, "file"), key=lambda item: item[1][0]):
+    for index, digest, tree, uuid, entries, boundaries in sorted(_only(found, "file")):
         file = files[index]
+        first.setdefault(digest, file.path)
+        lacks = tuple(sorted(names - set(schemas[digest].names)))
         planned.append(
             PlannedFile(
                 file.path,
@@ -299,14 +344,15 @@ def _open_root(
                 file.group,
                 boundaries,
                 file.steps,
+                lacks,
             )
         )
     _refuse_copies(planned)
-    return planned, list(schemas.values())
+    return planned, [(path, schemas[digest]) for digest, path in first.items()]
 
 
-def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[tuple[str, Any]]:
-    return [item for item in found if item[0] == kind]
+def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:
+    return [item for kind_of_item, item in found if kind_of_item == kind]
 
 
 def _refuse_copies(files: Sequence[PlannedFile]) -> None:

@@ -115,6 +115,86 @@ def test_plan_holds_what_the_headers_say(opened: Callable[..., Events], sample: 
     ]
 
 
+@pytest.fixture
+def unlike(tmp_path: Path) -> list[str]:
+    """Three files of a tree: the second lacks two branches of the others and has one more."""
+    content = {
+        "x": np.arange(5.0),
+        "n": np.arange(5, dtype=np.int32),
+        "v": ak.Array([[1.0], [], [2.0, 3.0], [], [4.0]]),
+    }
+    paths = []
+    for index in range(3):
+        branches = {"x": content["x"] + 10, "y": content["x"]} if index == 1 else content
+        paths.append(str(tmp_path / f"{index}.root"))
+        with uproot.recreate(paths[-1]) as file:
+            file.mkrntuple("T", branches)
+    return paths
+
+
+def test_files_of_unlike_branches_are_refused_by_default(opened: Callable[..., Events], unlike: list[str]) -> None:
+    with pytest.raises(SpecsError, match=r"branch 'n' is in .*0\.root but not in .*1\.root"):
+        opened(unlike)
+
+
+def test_intersect_reads_what_all_files_have(opened: Callable[..., Events], unlike: list[str]) -> None:
+    events = opened(unlike, schema_policy="intersect")
+    assert events.plan.schema.names == ("x",)
+    assert {item.name for item in events.plan.schema.omitted} == {"n", "v", "y"}
+    with pytest.raises(BranchNotFoundError, match="'n'"):
+        opened(unlike, schema_policy="intersect", selection="n > 1")
+
+
+def test_fill_reads_all_branches_missing_where_a_file_lacks_them(
+    opened: Callable[..., Events], unlike: list[str]
+) -> None:
+    events = opened(unlike, 2, schema_policy="fill")
+    rows = [tuple(row)[:-2] for row in events.dataframe().orderBy("__file", "__entry").collect()]
+    first = [(0, [1.0], 0.0, None), (1, [], 1.0, None), (2, [2.0, 3.0], 2.0, None), (3, [], 3.0, None)]
+    first.append((4, [4.0], 4.0, None))
+    assert rows == [*first, *((None, None, x + 10.0, float(x)) for x in range(5)), *first]
+    specs = spark_specs.compute(events, events.plan.schema.names)[0].specs
+    assert {name: (specs[name].count, specs[name].nan) for name in ("n", "x", "y")} == {
+        "n": (15, 5),
+        "x": (15, 0),
+        "y": (15, 10),
+    }
+    assert specs["v"].lengths == (4 + 5, 4, 2)
+    assert opened(unlike, schema_policy="fill", selection="n >= 0 || y > 3").counted().plan.events_by_file() == [
+        5,
+        1,
+        5,
+    ]
+
+
+def test_derived_branches_are_computed_from_those_of_the_file(opened: Callable[..., Events], sample: Sample) -> None:
+    derive = {"HT": "sum(Jet_pt)", "two": "2 * MET_sum"}
+    events = opened(sample.paths(), 100, derive=derive, branches=("nJet",), selection="HT > 50")
+    rows = events.dataframe().select("__file", "__entry", "HT", "two", "nJet").collect()
+    totals = {place: sum(np.float64(x) for x in event["Jet_pt"]) for place, event in sample.events.items()}
+    expected = {place: total for place, total in totals.items() if total > 50}
+    assert [(row["__file"], row["__entry"]) for row in rows] == list(expected)
+    assert [row["HT"] for row in rows] == pytest.approx(list(expected.values()))
+    specs = spark_specs.compute(events, ["HT"])[0].specs
+    assert specs.events == len(expected)
+    assert specs["HT"].maximum == pytest.approx(max(expected.values()))
+
+
+def test_derived_branch_that_hides_one_of_the_file_is_refused(opened: Callable[..., Events], sample: Sample) -> None:
+    with pytest.raises(ConfigError, match=r"'nJet' is a branch of .*give what is derived another name"):
+        opened(sample.paths(), derive={"nJet": "MET_sum + 1"})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
+def test_derived_branches_of_other_formats_are_the_same(
+    opened: Callable[..., Events], sample: Sample, kind: str
+) -> None:
+    derive = {"HT": "sum(Jet_pt)"}
+    of_root, other = (opened(paths, derive=derive) for paths in (sample.paths(), sample.paths(kind)))
+    one, two = (spark_specs.compute(events, ["HT"])[0].specs["HT"] for events in (of_root, other))
+    assert (one.count, one.total) == (two.count, two.total)
+
+
 def fileset_of(path: str, target: Path, **about: Any) -> str:
     target.write_text(json.dumps({"data": {"files": {path: {"object_path": "Events", **about}}}}))
     return str(target)
@@ -245,7 +325,7 @@ def two_schemas(
 
 @pytest.mark.parametrize(
     ("exclude", "message"),
-    [((), "'flag' is in .*one.root but not in .*two.root"), (("flag",), "'MET_pt' is float32 in .*float64 in")],
+    [((), "'MET_pt' is float32 in .*float64 in"), (("MET_pt",), "'flag' is in .*one.root but not in .*two.root")],
 )
 def test_root_files_of_different_schema_are_refused_by_name(
     opened: Callable[..., Events], two_schemas: tuple[str, str], exclude: tuple[str, ...], message: str

@@ -56,6 +56,9 @@ WRONG = [
     ({"chunks": {"size": 0}}, "chunks.size"),
     ({"chunks": {"size": "some"}}, "chunks.size"),
     ({"chunks": {"seed": -1}}, "chunks.seed"),
+    ({"input": {"derive": ["HT"]}}, "input.derive: give NAME=EXPRESSION, not 'HT'"),
+    ({"input": {"derive": {"a b": "x"}}}, "'a b' is no name for a branch"),
+    ({"input": {"schema_policy": "union"}}, "input.schema_policy"),
     ({"chunks": {"size": True}}, "chunks.size: must be a number, not true or false"),
     ({"train": {"epochs": True}}, "train.epochs: must be a number, not true or false"),
     ({"input": {"groups": [{"files": "a", "weight": False}]}}, "weight: must be a number"),
@@ -73,6 +76,12 @@ def test_wrong_types_and_values_are_refused_by_place(content: dict[str, Any], pl
         resolve(content)
     assert place in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_derived_branches_are_a_mapping_or_assignments() -> None:
+    given = ["HT = sum(Jet_pt)", "is_b=Jet_id[0] == 5"]
+    named = {"HT": "sum(Jet_pt)", "is_b": "Jet_id[0] == 5"}
+    assert resolve({"input": {"derive": given}}) == resolve({"input": {"derive": named}})
 
 
 def test_every_wrong_key_is_named_at_once() -> None:

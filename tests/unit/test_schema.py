@@ -222,3 +222,28 @@ def test_values_behind_a_missing_list_are_not_given() -> None:
 def test_float16_columns_may_hold_nulls() -> None:
     found, _ = buffers(pa.array([np.float16(1.5), None], pa.float16()))
     np.testing.assert_array_equal(found, [1.5, math.nan])
+
+
+UNLIKE = [
+    ("1.root", EventSchema.of([flat("a"), flat("b"), flat("t")], [Omitted("s", "strings")])),
+    ("2.root", EventSchema.of([flat("a"), jagged("c"), flat("t", "float64")])),
+]
+
+
+def test_intersect_takes_what_all_files_have_and_lists_the_others() -> None:
+    assert common(UNLIKE, "intersect") == EventSchema.of(
+        [flat("a")],
+        [
+            Omitted("s", "strings"),
+            Omitted("b", "is in 1.root but not in 2.root"),
+            Omitted("c", "is in 2.root but not in 1.root"),
+            Omitted("t", "is float32 in 1.root but float64 in 2.root"),
+        ],
+    )
+
+
+def test_fill_takes_what_any_file_has_and_refuses_a_changed_type() -> None:
+    alike = [(path, schema.keep({"a", "b", "c"})) for path, schema in UNLIKE]
+    assert common(alike, "fill").branches == (flat("a"), flat("b"), jagged("c"))
+    with pytest.raises(SpecsError, match=r"branch 't' is float32 in 1\.root but float64 in 2\.root"):
+        common(UNLIKE, "fill")
