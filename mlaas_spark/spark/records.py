@@ -15,7 +15,6 @@ import json
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote, urlparse
 
 import fsspec
 import numpy as np
@@ -29,7 +28,8 @@ from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
-from mlaas_spark.spark.session import on_executor, partitions, received
+from mlaas_spark.spark.damage import located, refuse_lost_records
+from mlaas_spark.spark.session import local, on_executor, partitions, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,14 +91,16 @@ def open_records(
     uuids = _fingerprints(spark, files)
     spark = _with_fixed_blocks(spark)
     names = ", ".join(file.path for file in files[:3])
-    with received(names):
+    with received(names), located(spark, files):
+        if kind is Format.JSON:
+            refuse_lost_records(spark, files)
         raw = _read(spark, kind, [file.path for file in files])
         if preproc is not None:
             raw = _preprocessed(spark, raw, preproc)
         frame, schema = _flattened(raw, kind)
         counts = frame.groupBy(_PATH, _BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
-    index_of = {_local(file.path): index for index, file in enumerate(files)}
-    paths = {row[_PATH]: index_of[_local(row[_PATH])] for row in counts}
+    index_of = {local(file.path): index for index, file in enumerate(files)}
+    paths = {row[_PATH]: index_of[local(row[_PATH])] for row in counts}
     per_file: dict[int, list[tuple[int, str, int]]] = {index: [] for index in range(len(files))}
     for row in counts:
         per_file[paths[row[_PATH]]].append((row[_BLOCK], row[_PATH], row["entries"]))
@@ -173,7 +175,7 @@ def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, pa
             columns.append(rows.column(branch.name).cast(branch.arrow_type))
         except pa.ArrowInvalid as error:
             why = f"branch {branch.name!r} has a value that is no {branch.describes} ({reason(error)})"
-            raise UnreadableInputError(_local(path), why, None, (first, first + rows.num_rows)) from error
+            raise UnreadableInputError(local(path), why, None, (first, first + rows.num_rows)) from error
     columns.append(pa.array(np.full(rows.num_rows, file, np.int32)))
     columns.append(pa.array(np.arange(first, first + rows.num_rows)))
     return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
@@ -186,7 +188,9 @@ def _read(spark: SparkSession, kind: Format, paths: list[str]) -> DataFrame:
     elif kind is Format.JSON:
         frame = reader.json(paths)
     else:
-        frame = reader.option("header", "true").option("inferSchema", "true").csv(paths)
+        # without pruning: a reader that needs but some columns takes a line with too few or too many for a good one
+        reader = reader.options(header="true", inferSchema="true", columnPruning="false")
+        frame = reader.csv(paths)
     return _placed(frame, [F.col(f"`{name}`") for name in frame.columns])
 
 
@@ -311,15 +315,15 @@ def _one_record(
         record = function(rec)
     except Exception as error:
         why = f"preprocessing({where}) failed: {preproc.explain(error)}"
-        raise UnreadableInputError(_local(path), why) from error
+        raise UnreadableInputError(local(path), why) from error
     if not isinstance(record, dict):
         why = f"preprocessing({where}) of {preproc.path} returned {type(record).__name__}, not a dict"
-        raise UnreadableInputError(_local(path), why)
+        raise UnreadableInputError(local(path), why)
     try:
         return json.dumps(record, default=_number)
     except (TypeError, ValueError) as error:
         why = f"preprocessing({where}) of {preproc.path} returned a value that is no JSON: {reason(error)}"
-        raise UnreadableInputError(_local(path), why) from error
+        raise UnreadableInputError(local(path), why) from error
 
 
 def _number(value: Any) -> Any:
@@ -409,9 +413,3 @@ def _refuse_other_columns(first_path: str, first: _Columns, path: str, columns: 
     if first != columns:
         msg = f"the columns of {first_path} and {path} are in another order: CSV files are read by position"
         raise SpecsError(msg)
-
-
-def _local(path: str) -> str:
-    """A path as the user would write it: Spark's file URL as a local path."""
-    parts = urlparse(path)
-    return unquote(parts.path) if parts.scheme in {"", "file"} else path

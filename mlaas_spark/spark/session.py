@@ -10,6 +10,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 from zipimport import zipimporter
 
 from py4j.protocol import Py4JError
@@ -32,6 +33,14 @@ _PARTITIONS_PER_CORE = 4
 _modules_frozen = 0
 _MARK = "mlaas_spark error "
 _MARKED = re.compile(re.escape(_MARK) + r"(\[.*\])$", re.MULTILINE)
+_READERS = re.compile(
+    r"\[(?:MALFORMED_RECORD|FAILED_READ_FILE|CANNOT_READ_FILE|INVALID_JSON_RECORD|PARQUET_TYPE_ILLEGAL"
+    r"|PARQUET_TYPE_NOT)[\w.]*\] *(.*)"
+)
+_NAMED_FILE = re.compile(r"reading file (\S+)\.\s")
+_CODES = re.compile(r"\[[A-Z0-9_.]+\] *| *SQLSTATE: \w+")
+_LONGEST = 300
+_CAUSE = re.compile(r"^Caused by: [\w.$]+: (.+)$", re.MULTILINE)
 _DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": "64",
@@ -148,13 +157,27 @@ def received(what: str = "the input") -> Iterator[None]:
         text = str(error)
         if found := _MARKED.search(text):
             raise from_text(found.group(1)) from error
-        if "FAILED_READ_FILE" in text or "MALFORMED_RECORD" in text or "CANNOT_READ_FILE" in text:
-            raise UnreadableInputError(what, _spark_reason(text)) from error
+        if (why := unreadable(error)) is not None:
+            raise UnreadableInputError(file_of(error) or what, why) from error
         raise
 
 
-def _spark_reason(text: str) -> str:
-    """The telling lines of Spark's message, without its stack trace."""
-    lines = [line.strip() for line in text.splitlines() if re.search(r"\[(MALFORMED|FAILED_READ|CANNOT_READ)", line)]
-    told = " ".join(dict.fromkeys(re.sub(r"^.*?(?=\[[A-Z_.]+\])", "", line) for line in lines))
-    return told[:500] or "Spark could not read it"
+def unreadable(error: Exception) -> str | None:
+    """What Spark's readers say of a file that they cannot read, in plain words; None for any other error."""
+    text = str(error)
+    if _MARKED.search(text) or not (told := _READERS.search(text)):
+        return None
+    causes = [cause for cause in _CAUSE.findall(text) if not _READERS.match(cause)]
+    why = _CODES.sub("", causes[-1] if causes else told.group(1)).strip()
+    return why[:_LONGEST] or "Spark could not read it"
+
+
+def file_of(error: Exception) -> str | None:
+    """The file that an error of Spark's readers names, as a local path or a URL; None if it names none."""
+    named = _NAMED_FILE.search(str(error))
+    return local(named.group(1)) if named else None
+
+
+def local(path: str) -> str:
+    """A path as the user would write it: Spark's file URL as a local path."""
+    return unquote(urlparse(path).path) if path.startswith("file:") else path
