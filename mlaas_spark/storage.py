@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 _GLOB = frozenset("*?[")
 
+# XRootD's client waits ten minutes for a server that is down, half an hour for one that stalls; these are its own
+# settings, seconds and tries, and where they are set already (spark.executorEnv.XRD_...) they stay
+for _key, _value in {
+    "XRD_CONNECTIONWINDOW": "15",
+    "XRD_CONNECTIONRETRY": "3",
+    "XRD_REQUESTTIMEOUT": "120",
+    "XRD_STREAMTIMEOUT": "60",
+    "XRD_TIMEOUTRESOLUTION": "1",
+}.items():
+    os.environ.setdefault(_key, _value)
+
 
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of ``url`` and the path in it."""
