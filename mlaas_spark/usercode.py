@@ -37,6 +37,20 @@ class UserFile:
 
     def function(self, name: str, error: type[MlaasSparkError]) -> Callable[..., Any]:
         """The function ``name`` of the file, which is run once for it; ``error`` if that fails or it has none."""
+        return self.first_of((name,), error)[1]
+
+    def first_of(self, names: tuple[str, ...], error: type[MlaasSparkError]) -> tuple[str, Callable[..., Any]]:
+        """The first of ``names`` that is a function of the file, and the function; ``error`` as :meth:`function`."""
+        module = self._module(error)
+        for name in names:
+            if callable(found := getattr(module, name, None)):
+                return name, found
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        wanted = " or ".join(repr(name) for name in names)
+        msg = f"{self.path} has no function {wanted}{hint(names[-1], functions)}"
+        raise error(msg)
+
+    def _module(self, error: type[MlaasSparkError]) -> ModuleType:
         stem = "".join(character if character.isidentifier() else "_" for character in Path(self.path).stem)
         loader = _SourceLoader(self)
         spec = importlib.util.spec_from_loader(f"mlaas_spark_user_{stem}", loader, origin=self.path)
@@ -49,13 +63,7 @@ class UserFile:
                 loader.exec_module(module)
             except (Exception, SystemExit) as failure:
                 raise error(self.explain(failure)) from failure
-        found = getattr(module, name, None)
-        if not callable(found):
-            functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-            msg = f"{self.path} has no function {name!r}{hint(name, functions)}"
-            raise error(msg)
-        function: Callable[..., Any] = found
-        return function
+        return module
 
     @contextmanager
     def neighbours(self) -> Iterator[None]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import bisect
 import csv
-import datetime as dt
-import decimal
 import hashlib
-import json
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,6 +26,7 @@ from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, Unreadable
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.damage import located, refuse_lost_records
+from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
 from mlaas_spark.spark.session import local, on_executor, partitions, received
 
 if TYPE_CHECKING:
@@ -41,8 +39,14 @@ if TYPE_CHECKING:
 
 _Columns: TypeAlias = tuple[tuple[str, str], ...]
 
-_PATH = "__path"
-_BLOCK = "__block"
+_KEPT = (
+    "spark.sql.files.maxPartitionBytes",
+    "spark.sql.files.openCostInBytes",
+    "spark.sql.session.timeZone",
+    "spark.sql.execution.arrow.maxRecordsPerBatch",
+)
+"""Settings of the user's session that hold for reading."""
+
 _SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 
 _LIST = r"^\s*\[([-+0-9.eE,\s]|NaN|Infinity)*\]\s*$"
@@ -86,7 +90,7 @@ def open_records(
     """
     kind = files[0].format
     if preproc is not None and kind is Format.PARQUET:
-        msg = "preproc runs for each record of JSON and CSV; Parquet has columns: use selection instead"
+        msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
     uuids = _fingerprints(spark, files)
     spark = _with_fixed_blocks(spark)
@@ -96,14 +100,14 @@ def open_records(
             refuse_lost_records(spark, files)
         raw = _read(spark, kind, [file.path for file in files])
         if preproc is not None:
-            raw = _preprocessed(spark, raw, preproc)
+            raw = preprocessed(spark, raw, preproc)
         frame, schema = _flattened(raw, kind)
-        counts = frame.groupBy(_PATH, _BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
+        counts = frame.groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
     index_of = {local(file.path): index for index, file in enumerate(files)}
-    paths = {row[_PATH]: index_of[local(row[_PATH])] for row in counts}
+    paths = {row[PATH]: index_of[local(row[PATH])] for row in counts}
     per_file: dict[int, list[tuple[int, str, int]]] = {index: [] for index in range(len(files))}
     for row in counts:
-        per_file[paths[row[_PATH]]].append((row[_BLOCK], row[_PATH], row["entries"]))
+        per_file[paths[row[PATH]]].append((row[BLOCK], row[PATH], row["entries"]))
     blocks: dict[tuple[str, int], int] = {}
     planned = []
     for index, file in enumerate(files):
@@ -123,7 +127,7 @@ def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
     Spark sizes them by the cores it has at the moment, which change while executors come and go.
     """
     fixed = spark.newSession()
-    for key in ("spark.sql.files.maxPartitionBytes", "spark.sql.files.openCostInBytes", "spark.sql.session.timeZone"):
+    for key in _KEPT:
         if (value := spark.conf.get(key)) is not None:
             fixed.conf.set(key, value)
     fixed.conf.set("spark.sql.files.minPartitionNum", str(spark.sparkContext.defaultParallelism))
@@ -143,7 +147,7 @@ def ranges_of(
     def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
         done: dict[tuple[str, int], int] = {}
         for batch in batches:
-            for path, block, rows in _runs(batch):
+            for path, block, rows in runs(batch):
                 file = paths[path]
                 first = blocks[path, block] + done.get((path, block), 0)
                 done[path, block] = done.get((path, block), 0) + rows.num_rows
@@ -154,18 +158,6 @@ def ranges_of(
                 yield entries, _events(rows.slice(0, entries.stop - first), schema, file, first, path)
 
     return cut
-
-
-def _runs(batch: pa.RecordBatch) -> Iterator[tuple[str, int, pa.RecordBatch]]:
-    """Slices of a batch in which file and block stay the same."""
-    if not batch.num_rows:
-        return
-    path = batch.column(_PATH).dictionary_encode()
-    codes = path.indices.to_numpy().astype(np.int64)
-    block = batch.column(_BLOCK).to_numpy()
-    edges = np.flatnonzero((np.diff(codes) != 0) | (np.diff(block) != 0)) + 1
-    for start, stop in zip([0, *edges], [*edges, batch.num_rows], strict=True):
-        yield path.dictionary[codes[start]].as_py(), int(block[start]), batch.slice(start, stop - start)
 
 
 def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, path: str) -> pa.RecordBatch:
@@ -197,8 +189,8 @@ def _read(spark: SparkSession, kind: Format, paths: list[str]) -> DataFrame:
 def _placed(frame: DataFrame, columns: list[Any]) -> DataFrame:
     return frame.select(
         *columns,
-        F.col("_metadata.file_path").alias(_PATH),
-        F.col("_metadata.file_block_start").alias(_BLOCK),
+        F.col("_metadata.file_path").alias(PATH),
+        F.col("_metadata.file_block_start").alias(BLOCK),
     )
 
 
@@ -226,7 +218,7 @@ def _flattened(frame: DataFrame, kind_of_file: Format) -> tuple[DataFrame, Event
         expressions[source] = column
     schema = EventSchema.of(branches, omitted)
     columns = [expressions[branch.source].alias(branch.name) for branch in schema.branches]
-    return frame.select(*columns, _PATH, _BLOCK), schema
+    return frame.select(*columns, PATH, BLOCK), schema
 
 
 def _decimal_type(kind: T.DecimalType) -> str:
@@ -243,7 +235,7 @@ def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
             yield name, kind, column
 
     for field in frame.schema.fields:
-        if field.name not in {_PATH, _BLOCK}:
+        if field.name not in {PATH, BLOCK}:
             yield from walk(field.name, field.dataType, F.col(f"`{field.name}`"))
 
 
@@ -279,63 +271,6 @@ def _why_not(kind: T.DataType) -> str:
             return "nested lists (more than one jagged dimension)"
         return "strings are not numbers" if isinstance(inner, T.StringType) else f"lists of {inner.simpleString()}"
     return f"values of type {kind.simpleString()}"
-
-
-def _preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> DataFrame:
-    """Records after the user's ``preprocessing(rec)``, their schema inferred anew."""
-    preproc.function("preprocessing", ConfigError)  # a file that cannot run is refused before a job starts
-    names = [name for name in raw.columns if name not in {_PATH, _BLOCK}]
-
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with on_executor(), preproc.neighbours():
-            function = preproc.function("preprocessing", ConfigError)
-            seen: dict[tuple[str, int], int] = {}
-            for batch in batches:
-                paths, blocks = batch.column(_PATH).to_pylist(), batch.column(_BLOCK).to_pylist()
-                done = []
-                for path, block, record in zip(paths, blocks, batch.select(names).to_pylist(), strict=True):
-                    seen[path, block] = seen.get((path, block), 0) + 1
-                    done.append(_one_record(function, preproc, record, path, block, seen[path, block]))
-                yield pa.RecordBatch.from_arrays(
-                    [batch.column(_PATH), batch.column(_BLOCK), pa.array(done, pa.string())],
-                    names=[_PATH, _BLOCK, "record"],
-                )
-
-    texts = raw.mapInArrow(run, f"{_PATH} string, {_BLOCK} long, record string")
-    inferred = spark.read.json(texts.select("record").rdd.map(lambda row: row[0])).schema
-    parsed = texts.select(F.from_json("record", inferred, {"mode": "FAILFAST"}).alias("record"), _PATH, _BLOCK)
-    return parsed.select("record.*", _PATH, _BLOCK)
-
-
-def _one_record(
-    function: Callable[[Any], Any], preproc: UserFile, rec: dict[str, Any], path: str, block: int, number: int
-) -> str:
-    where = f"record {number}" + (f" of the block at byte {block}" if block else "")
-    try:
-        record = function(rec)
-    except Exception as error:
-        why = f"preprocessing({where}) failed: {preproc.explain(error)}"
-        raise UnreadableInputError(local(path), why) from error
-    if not isinstance(record, dict):
-        why = f"preprocessing({where}) of {preproc.path} returned {type(record).__name__}, not a dict"
-        raise UnreadableInputError(local(path), why)
-    try:
-        return json.dumps(record, default=_number)
-    except (TypeError, ValueError) as error:
-        why = f"preprocessing({where}) of {preproc.path} returned a value that is no JSON: {reason(error)}"
-        raise UnreadableInputError(local(path), why) from error
-
-
-def _number(value: Any) -> Any:
-    """Numpy values of a user's record as plain ones; what Spark made of dates and large numbers as text and numbers."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, decimal.Decimal):
-        return int(value) if value == int(value) else float(value)
-    if isinstance(value, dt.date):
-        return value.isoformat()
-    msg = f"{type(value).__name__} is no JSON value"
-    raise TypeError(msg)
 
 
 def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:

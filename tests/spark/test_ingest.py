@@ -601,7 +601,7 @@ def test_failure_of_preprocessing_names_function_file_and_record(
 def test_preproc_without_its_function_is_refused(opened: Callable[..., Events], sample: Sample, tmp_path: Path) -> None:
     path = tmp_path / "preproc.py"
     path.write_text("def preprocess(rec):\n    return rec\n")
-    with pytest.raises(ConfigError, match=r"no function 'preprocessing'.*preprocess"):
+    with pytest.raises(ConfigError, match=r"no function .*'preprocessing'; nearest: preprocess"):
         opened(sample.paths("json"), preproc=path)
 
 

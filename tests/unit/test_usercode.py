@@ -142,3 +142,11 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
     with pytest.raises(ConfigError, match="it is not UTF-8 text"):
         UserFile.read(tmp_path / "latin.py", ConfigError)
+
+
+def test_first_of_several_functions_that_the_file_has_is_given(tmp_path: Path) -> None:
+    file = write(tmp_path, "fast = 3\ndef slow(x): return x + 1\ndef other(x): return x\n")
+    name, function = file.first_of(("fast", "slow", "other"), ConfigError)
+    assert (name, function(1)) == ("slow", 2)
+    with pytest.raises(ConfigError, match=r"has no function 'quick' or 'slwo'; nearest: slow$"):
+        file.first_of(("quick", "slwo"), ConfigError)
