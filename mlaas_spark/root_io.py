@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import logging
 import lzma
-import socket
 import struct
-import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import awkward as ak
 import cramjam
@@ -63,9 +60,6 @@ _FAILURES = (
 )
 
 
-_XROOTD_PORT = 1094
-_CONNECT_S = 15.0
-_WAITS = (0.5, 1.0, 2.0, None)  # seconds after each try to reach a server; None gives up
 _NO_ANSWER = ("connection error", "operation expired", "invalid address", "socket timeout")  # XRootD client's words
 
 
@@ -259,7 +253,7 @@ def _tree_name(file: Any, path: str, tree: str | None) -> str:
 def _open(path: str) -> Iterator[Any]:
     with _named(path, None):
         if "://" in path:
-            _check_server(path)
+            storage.check_server(path)
             file = uproot.open(path)
         else:
             _check_magic(path)
@@ -267,23 +261,6 @@ def _open(path: str) -> Iterator[Any]:
             file = uproot.open(path, handler=uproot.MultithreadedFileSource)
     with file:
         yield file
-
-
-def _check_server(url: str) -> None:
-    """See that somebody listens at an XRootD URL: of a server that is down its client's callback may never come."""
-    place = urlsplit(url)
-    if place.scheme not in {"root", "xroot"}:
-        return
-    for wait in _WAITS:
-        try:
-            socket.create_connection((place.hostname or "", place.port or _XROOTD_PORT), _CONNECT_S).close()
-        except OSError as error:
-            if wait is None:
-                why = f"its server does not answer ({reason(error)}), tried {len(_WAITS)} times"
-                raise UnreadableInputError(url, why) from error
-            time.sleep(wait)
-        else:
-            return
 
 
 def _check_magic(path: str) -> None:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import time
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from mlaas_spark.errors import UnreadableInputError, reason
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _GLOB = frozenset("*?[")
+
+_PORTS = {"root": 1094, "xroot": 1094}
+_CONNECT_S = 15.0
+_WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
 
 # XRootD's client waits ten minutes for a server that is down, half an hour for one that stalls; these are its own
 # settings, seconds and tries, and where they are set already (spark.executorEnv.XRD_...) they stay
@@ -29,8 +39,38 @@ for _key, _value in {
     os.environ.setdefault(_key, _value)
 
 
+def check_server(url: str) -> None:
+    """See that somebody listens where an XRootD or HDFS URL points, once a process.
+
+    Of a server that is down XRootD's client may never call back, and HDFS' tries for minutes. A name without a port is
+    left to HDFS, where it may stand for several servers.
+
+    Raises:
+        UnreadableInputError: Nobody does, after some tries.
+    """
+    place = urlsplit(url)
+    port = place.port or _PORTS.get(place.scheme)
+    if place.scheme in {*_PORTS, "hdfs"} and place.hostname and port:
+        try:
+            _reach(place.hostname, port)
+        except OSError as error:
+            why = f"its server does not answer ({reason(error)}), tried {len(_WAITS) + 1} times"
+            raise UnreadableInputError(url, why) from error
+
+
+@lru_cache  # which keeps no exception: a server that was down is tried again
+def _reach(host: str, port: int) -> None:
+    for wait in _WAITS:
+        try:
+            return socket.create_connection((host, port), _CONNECT_S).close()
+        except OSError:
+            time.sleep(wait)
+    return socket.create_connection((host, port), _CONNECT_S).close()
+
+
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of ``url`` and the path in it."""
+    """The fsspec filesystem of ``url`` and the path in it; raises as :func:`check_server`."""
+    check_server(url)
     fs, path = fsspec.core.url_to_fs(url)
     return fs, path
 
