@@ -19,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
-from mlaas_spark.spark.session import file_of, local, on_executor, partitions, received, unreadable
+from mlaas_spark.spark.session import file_of, literal, local, on_executor, partitions, received, unreadable, unschemed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,7 +68,7 @@ def located(spark: SparkSession, files: Sequence[InputFile]) -> Iterator[None]:
         if unreadable(error) is None or files[0].format is Format.PARQUET:
             raise
         named = file_of(error)
-        found = _first(spark, [file for file in files if local(file.path) == named] or files)
+        found = _first(spark, [file for file in files if unschemed(file.path) == named] or files)
         if found is None:
             raise
         raise found.error() from error
@@ -88,11 +88,11 @@ def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None
                 found = {path for path, line in paths if line.strip() and _no_record(line)}
                 yield pa.RecordBatch.from_arrays([pa.array(sorted(found), pa.string())], names=["path"])
 
-    lines = spark.read.text([file.path for file in files])
+    lines = spark.read.text([literal(file.path) for file in files])
     doubtful = lines.filter(F.col("value").rlike(_MORE_THAN_ONE))
     rows = doubtful.select("value", F.col("_metadata.file_path").alias("path")).mapInArrow(broken, "path string")
     paths = {local(row.path) for row in rows.distinct().collect()}
-    if paths and (found := _first(spark, [file for file in files if local(file.path) in paths])):
+    if paths and (found := _first(spark, [file for file in files if unschemed(file.path) in paths])):
         raise found.error()
 
 

@@ -7,37 +7,43 @@ range, blocks are counted once, and rows of a block come in order.
 from __future__ import annotations
 
 import bisect
-import csv
-import hashlib
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql import types as T  # noqa: N812
 
-from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
+from mlaas_spark.errors import ConfigError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.damage import located, refuse_lost_records
+from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
-from mlaas_spark.spark.session import local, on_executor, partitions, received
+from mlaas_spark.spark.session import literal, local, received, unschemed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrameReader, SparkSession
 
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.usercode import UserFile
 
-_Columns: TypeAlias = tuple[tuple[str, str], ...]
+_WIDER = (T.IntegerType, T.LongType, T.DoubleType)
+
+_CSV: dict[str, Any] = {
+    "header": True,
+    "inferSchema": True,
+    # a reader that needs but some columns takes a line with too few or too many for a good one
+    "columnPruning": False,
+    # without a format 12:30 would be a time of the day on which it is read
+    "timestampFormat": "yyyy-MM-dd[ ]['T']HH:mm[:ss][.SSSSSSSSS][XXX]",
+}
 
 _KEPT = (
     "spark.sql.files.maxPartitionBytes",
@@ -46,8 +52,6 @@ _KEPT = (
     "spark.sql.execution.arrow.maxRecordsPerBatch",
 )
 """Settings of the user's session that hold for reading."""
-
-_SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 
 _LIST = r"^\s*\[([-+0-9.eE,\s]|NaN|Infinity)*\]\s*$"
 _NOT_FINITE_TOO = r"(?i)^\s*[-+]?(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|nan|inf|infinity)\s*$"
@@ -92,18 +96,18 @@ def open_records(
     if preproc is not None and kind is Format.PARQUET:
         msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
-    uuids = _fingerprints(spark, files)
+    headers = read_headers(spark, files)
     spark = _with_fixed_blocks(spark)
     names = ", ".join(file.path for file in files[:3])
     with received(names), located(spark, files):
         if kind is Format.JSON:
             refuse_lost_records(spark, files)
-        raw = _read(spark, kind, [file.path for file in files])
+        raw = _read(spark, files, headers)
         if preproc is not None:
             raw = preprocessed(spark, raw, preproc)
-        frame, schema = _flattened(raw, kind)
+        frame, schema = _flattened(raw, kind, _nanoseconds(headers[0]))
         counts = frame.groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
-    index_of = {local(file.path): index for index, file in enumerate(files)}
+    index_of = {unschemed(file.path): index for index, file in enumerate(files)}
     paths = {row[PATH]: index_of[local(row[PATH])] for row in counts}
     per_file: dict[int, list[tuple[int, str, int]]] = {index: [] for index in range(len(files))}
     for row in counts:
@@ -116,7 +120,9 @@ def open_records(
             blocks[path, block] = edges[-1]
             edges.append(edges[-1] + entries)
         planned.append(
-            PlannedFile(file.path, kind, "", uuids[index], edges[-1], file.label, file.weight, file.group, tuple(edges))
+            PlannedFile(
+                file.path, kind, "", headers[index].uuid, edges[-1], file.label, file.weight, file.group, tuple(edges)
+            )
         )
     return Records(frame, paths, blocks), planned, schema
 
@@ -130,6 +136,7 @@ def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
     for key in _KEPT:
         if (value := spark.conf.get(key)) is not None:
             fixed.conf.set(key, value)
+    fixed.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it refuses what pandas writes
     fixed.conf.set("spark.sql.files.minPartitionNum", str(spark.sparkContext.defaultParallelism))
     return fixed
 
@@ -173,52 +180,95 @@ def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, pa
     return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
 
 
-def _read(spark: SparkSession, kind: Format, paths: list[str]) -> DataFrame:
+def _read(spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header]) -> DataFrame:
     reader = spark.read.option("mode", "FAILFAST")
-    if kind is Format.PARQUET:
-        frame = reader.parquet(*paths)
-    elif kind is Format.JSON:
-        frame = reader.json(paths)
-    else:
-        # without pruning: a reader that needs but some columns takes a line with too few or too many for a good one
-        reader = reader.options(header="true", inferSchema="true", columnPruning="false")
-        frame = reader.csv(paths)
-    return _placed(frame, [F.col(f"`{name}`") for name in frame.columns])
+    paths = [literal(file.path) for file in files]
+    if files[0].format is Format.PARQUET:
+        return _placed(reader.parquet(*paths))
+    if files[0].format is Format.JSON:
+        return _placed(reader.json(paths))
+    orders: dict[Columns, list[str]] = {}
+    for path, header in zip(paths, headers, strict=True):
+        orders.setdefault(header.columns, []).append(path)
+    return _read_csv(reader.options(**_CSV), list(orders.values()))
 
 
-def _placed(frame: DataFrame, columns: list[Any]) -> DataFrame:
+def _read_csv(reader: DataFrameReader, groups: list[list[str]]) -> DataFrame:
+    """CSV files, which Spark reads by position: each group has its columns in an order of its own."""
+    frames = [reader.csv(paths) for paths in groups]
+    if len(frames) > 1:
+        types = {name: _wider([frame.schema[name].dataType for frame in frames]) for name in frames[0].columns}
+        schemas = [T.StructType([T.StructField(name, types[name]) for name in frame.columns]) for frame in frames]
+        frames = [reader.schema(schema).csv(paths) for schema, paths in zip(schemas, groups, strict=True)]
+    return reduce(DataFrame.unionByName, map(_placed, frames))
+
+
+def _wider(kinds: Sequence[T.DataType]) -> T.DataType:
+    """A type that holds the values of all; text if there is no other, which may be found to be numbers later."""
+    if all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    if all(isinstance(kind, T.DecimalType) or type(kind) in _WIDER for kind in kinds):
+        return T.DoubleType() if any(type(kind) not in _WIDER[:2] for kind in kinds) else T.LongType()
+    return T.StringType()
+
+
+def _placed(frame: DataFrame) -> DataFrame:
     return frame.select(
-        *columns,
+        *[F.col(f"`{name}`") for name in frame.columns],
         F.col("_metadata.file_path").alias(PATH),
         F.col("_metadata.file_block_start").alias(BLOCK),
     )
 
 
-def _flattened(frame: DataFrame, kind_of_file: Format) -> tuple[DataFrame, EventSchema]:
+def _nanoseconds(header: Header) -> frozenset[str]:
+    """Parquet columns of times in nanoseconds, which Spark cannot read as times and gives as integers."""
+    return frozenset(name for name, kind in header.columns if kind.removeprefix("list<").startswith("timestamp[ns"))
+
+
+def _flattened(frame: DataFrame, kind_of_file: Format, nanoseconds: frozenset[str]) -> tuple[DataFrame, EventSchema]:
     """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
     branches: list[Branch] = []
     omitted: list[Omitted] = []
     expressions: dict[str, Any] = {}
     texts: list[tuple[str, Any]] = []
     for source, kind, column in _leaves(frame):
+        jagged = isinstance(kind, T.ArrayType)
+        value = kind.elementType if isinstance(kind, T.ArrayType) else kind
         if isinstance(kind, T.StringType):
             texts.append((source, column))
-            continue
-        value = kind.elementType if isinstance(kind, T.ArrayType) else kind
-        dtype = _decimal_type(value) if isinstance(value, T.DecimalType) else _NUMBERS.get(type(value))
-        if dtype is None:
+        elif (found := _number(value, nanoseconds=source in nanoseconds)) is None:
             omitted.append(Omitted(source, _why_not(kind)))
-            continue
-        jagged = isinstance(kind, T.ArrayType)
-        branches.append(Branch(column_name(source), source, dtype, jagged))
-        fractional = isinstance(value, T.DecimalType) and dtype == "float64"
-        expressions[source] = column.cast("array<double>" if jagged else "double") if fractional else column
+        else:
+            dtype, convert = found
+            branches.append(Branch(column_name(source), source, dtype, jagged))
+            expressions[source] = (
+                F.transform(column, convert) if jagged and convert is not _as_it_is else convert(column)
+            )
     for source, column, jagged in _numbers_in_text(frame, kind_of_file, texts, omitted):
         branches.append(Branch(column_name(source), source, "float64", jagged))
         expressions[source] = column
     schema = EventSchema.of(branches, omitted)
     columns = [expressions[branch.source].alias(branch.name) for branch in schema.branches]
     return frame.select(*columns, PATH, BLOCK), schema
+
+
+def _number(kind: T.DataType, *, nanoseconds: bool) -> tuple[str, Callable[[Column], Column]] | None:
+    """The type of a branch of such values and the number that a value becomes; None if it becomes none.
+
+    Times are seconds since the epoch, dates their midnight, in the time zone of the session (ours has UTC).
+    """
+    if nanoseconds and isinstance(kind, T.LongType):
+        return "float64", lambda value: F.call_function("div", value, F.lit(1000)) / F.lit(1e6)  # as microseconds
+    if isinstance(kind, T.DateType | T.TimestampType | T.TimestampNTZType):
+        return "float64", lambda value: value.cast("timestamp").cast("double")
+    if isinstance(kind, T.DecimalType) and _decimal_type(kind) == "float64":
+        return "float64", lambda value: value.cast("double")
+    dtype = _decimal_type(kind) if isinstance(kind, T.DecimalType) else _NUMBERS.get(type(kind))
+    return None if dtype is None else (dtype, _as_it_is)
+
+
+def _as_it_is(value: Column) -> Column:
+    return value
 
 
 def _decimal_type(kind: T.DecimalType) -> str:
@@ -261,7 +311,8 @@ def _numbers_in_text(
         elif answers is not None and kind_of_file is Format.CSV and answers[f"flat{number}"] == 1:
             yield source, column.cast("double"), False
         else:
-            omitted.append(Omitted(source, "strings are not numbers"))
+            empty = answers is not None and answers[f"list{number}"] is None
+            omitted.append(Omitted(source, "no value in any event" if empty else "strings are not numbers"))
 
 
 def _why_not(kind: T.DataType) -> str:
@@ -271,80 +322,3 @@ def _why_not(kind: T.DataType) -> str:
             return "nested lists (more than one jagged dimension)"
         return "strings are not numbers" if isinstance(inner, T.StringType) else f"lists of {inner.simpleString()}"
     return f"values of type {kind.simpleString()}"
-
-
-def _fingerprints(spark: SparkSession, files: Sequence[InputFile]) -> list[str]:
-    """What identifies each file: 32 hexadecimal digits over size, first and last mebibyte; taken on executors.
-
-    Spark reads all files with the columns of one: files whose columns differ are refused.
-    """
-
-    def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, _Columns | None]]:
-        known: set[_Columns] = set()
-        with on_executor():
-            for file in some:
-                uuid = _fingerprint(file.path)
-                columns = _columns(file)
-                yield file.path, uuid, None if columns in known else columns
-                known.add(columns)
-
-    spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
-    with received():
-        found = spread.mapPartitions(read).collect()
-    first: dict[str, str] = {}
-    for path, uuid, columns in found:
-        if (other := first.setdefault(uuid, path)) != path:
-            msg = f"{path} is a copy of {other}: its events would count twice; name one"
-            raise FilesetError(msg)
-        if columns is not None:
-            _refuse_other_columns(found[0][0], found[0][2] or (), path, columns)
-    return [uuid for _, uuid, _ in found]
-
-
-def _fingerprint(path: str) -> str:
-    try:
-        size, head, tail = storage.head_and_tail(path, _SAMPLE)
-    except FileNotFoundError as error:
-        raise UnreadableInputError(path, "no such file") from error
-    except OSError as error:
-        raise UnreadableInputError(path, reason(error)) from error
-    if not size:
-        raise UnreadableInputError(path, "the file is empty (0 bytes)")
-    return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
-
-
-def _columns(file: InputFile) -> _Columns:
-    """Name and type of each column, where the file says them itself: Parquet's schema, the first line of CSV."""
-    if file.format is Format.JSON:
-        return ()
-    try:
-        if file.format is Format.CSV:
-            text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
-            with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
-                return tuple((name, "") for name in next(csv.reader(stream), []))
-        fs, path = storage.filesystem(file.path)
-        with fs.open(path, "rb") as stream:
-            return tuple(sorted((field.name, _kind(field.type)) for field in pq.read_schema(stream)))
-    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
-        raise UnreadableInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
-
-
-def _kind(kind: pa.DataType) -> str:
-    """A type by name; who wrote a list, and how it names its elements, makes no difference."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return f"list<{_kind(kind.value_type)}>" if is_list else str(kind)
-
-
-def _refuse_other_columns(first_path: str, first: _Columns, path: str, columns: _Columns) -> None:
-    one, other = dict(first), dict(columns)
-    for name in sorted(one.keys() ^ other.keys()):
-        has, lacks = (first_path, path) if name in one else (path, first_path)
-        msg = f"branch {name!r} is in {has} but not in {lacks}: files that are read together have the same branches"
-        raise SpecsError(msg)
-    for name, kind in first:
-        if kind != other[name]:
-            msg = f"branch {name!r} is {kind} in {first_path} but {other[name]} in {path}"
-            raise SpecsError(msg)
-    if first != columns:
-        msg = f"the columns of {first_path} and {path} are in another order: CSV files are read by position"
-        raise SpecsError(msg)

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 from zipimport import zipimporter
 
 from py4j.protocol import Py4JError
@@ -178,6 +178,16 @@ def file_of(error: Exception) -> str | None:
     return local(named.group(1)) if named else None
 
 
-def local(path: str) -> str:
-    """A path as the user would write it: Spark's file URL as a local path."""
-    return unquote(urlparse(path).path) if path.startswith("file:") else path
+def local(url: str) -> str:
+    """A path as the user would write it, from Spark's URL of it: local ones without ``file:``, nothing quoted."""
+    return unquote(unschemed(url))
+
+
+def unschemed(path: str) -> str:
+    """A path of the user without ``file://``."""
+    return re.sub(r"^file:(//(?=/))?", "", path)
+
+
+def literal(path: str) -> str:
+    """A path in which Spark sees no glob."""
+    return re.sub(r"([\\{}\[\]*?])", r"\\\1", path)

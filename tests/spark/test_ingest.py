@@ -697,7 +697,8 @@ def test_no_entry_in_any_file_is_an_error(opened: Callable[..., Events], tmp_pat
     ("one", "two", "message"),
     [
         ("x,y\n1,2\n", "x\n3\n", "'y' is in .*one.csv but not in .*two.csv"),
-        ("x,y\n1,2\n", "y,x\n4,3\n", "another order"),
+        ("x,x\n1,2\n", "x,X\n4,3\n", "'X' is in .*two.csv but not in .*one.csv"),
+        ("x,y,x\n1,2,3\n", "y,x,x\n4,3,3\n", "another order, and two of them have one name"),
     ],
 )
 def test_csv_files_of_other_columns_are_refused_by_name(

@@ -1,0 +1,202 @@
+"""What Parquet, JSON and CSV files say of themselves before Spark reads them: identity and columns.
+
+Looked up on executors. Files that Spark would misread, pass over or count twice are refused here.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import zlib
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlaas_spark import manifest, storage
+from mlaas_spark.config import Format
+from mlaas_spark.errors import ChunkError, FilesetError, SpecsError, UnreadableInputError, reason
+from mlaas_spark.spark.session import on_executor, partitions, received
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pyspark.sql import SparkSession
+
+    from mlaas_spark.fileset import InputFile
+
+Columns: TypeAlias = tuple[tuple[str, str], ...]
+"""Name and type of each column, where the file says them: sorted in Parquet, in the file's order in CSV."""
+
+_SAMPLE = 1 << 20  # bytes of head and tail that identify a file
+_PLANTED = "_common_metadata"
+
+
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        uuid: 32 hexadecimal digits over size, first and last mebibyte.
+        columns: Its columns; empty for JSON.
+    """
+
+    uuid: str
+    columns: Columns
+
+
+def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header]:
+    """The header of each file.
+
+    Raises:
+        UnreadableInputError: A file is missing, empty, not of its format, or lies beside what petastorm would unpickle.
+        FilesetError: Two files are the same.
+        SpecsError: Two files have not the same columns.
+    """
+    for file in files:
+        if file.path.rpartition("/")[2].startswith(("_", ".")):
+            raise UnreadableInputError(file.path, "Spark passes over files whose names begin with _ or .: rename it")
+
+    def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, Columns | int]]:
+        known: dict[Columns, int] = {}  # columns cross to the driver once a partition, not once a file
+        safe: set[str] = set()
+        with on_executor():
+            for file in some:
+                uuid = _fingerprint(file.path)
+                if file.format is Format.PARQUET:
+                    _refuse_planted(file.path, safe)
+                columns = _columns(file)
+                yield file.path, uuid, known.get(columns, columns)
+                known.setdefault(columns, len(known))
+
+    def whole(some: Iterable[InputFile]) -> Iterator[list[tuple[str, str, Columns | int]]]:
+        yield list(read(some))
+
+    spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
+    with received():
+        parts = spread.mapPartitions(whole).collect()
+    found = [header for part in parts for header in _resolved(part)]
+    _refuse_copies(found)
+    for path, header in found:
+        _refuse_other_columns(*found[0], path, header.columns)
+    return [header for _, header in found]
+
+
+def _resolved(part: list[tuple[str, str, Columns | int]]) -> Iterator[tuple[str, Header]]:
+    known: list[Columns] = []
+    for path, uuid, columns in part:
+        if isinstance(columns, int):
+            yield path, Header(uuid, known[columns])
+        else:
+            known.append(columns)
+            yield path, Header(uuid, columns)
+
+
+def _refuse_copies(found: list[tuple[str, Header]]) -> None:
+    first: dict[str, str] = {}
+    for path, header in found:
+        if (other := first.setdefault(header.uuid, path)) != path:
+            msg = f"{path} is a copy of {other}: its events would count twice; name one"
+            raise FilesetError(msg)
+
+
+def _fingerprint(path: str) -> str:
+    try:
+        size, head, tail = storage.head_and_tail(path, _SAMPLE)
+    except FileNotFoundError as error:
+        raise UnreadableInputError(path, "no such file") from error
+    except OSError as error:
+        raise UnreadableInputError(path, reason(error)) from error
+    if not size:
+        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+    return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
+
+
+def _columns(file: InputFile) -> Columns:
+    if file.format is Format.JSON:
+        return ()
+    try:
+        if file.format is Format.CSV:
+            text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+            with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
+                return tuple((name, "") for name in next(csv.reader(stream), []))
+        fs, path = storage.filesystem(file.path)
+        with fs.open(path, "rb") as stream:
+            columns = tuple(sorted(_leaves(pq.read_schema(stream))))
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+        raise UnreadableInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
+    for name, kind in columns:
+        if kind.removeprefix("list<").startswith(("time32", "time64")):
+            why = f"branch {name!r} is a time of the day ({kind}), which Spark cannot read: write the file without it"
+            raise UnreadableInputError(file.path, why)
+    return columns
+
+
+def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Fields and their types by name, those of records in records with dotted names."""
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from _leaves(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, _kind(field.type)
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type by name; who wrote a list, and how it names its elements, makes no difference."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return f"list<{_kind(kind.value_type)}>" if is_list else str(kind)
+
+
+def _refuse_planted(path: str, safe: set[str]) -> None:
+    """Refuse a file beside a ``_common_metadata``, unless a manifest of ours lists it; ``safe`` folders have none.
+
+    petastorm's Reader unpickles what it finds there, and an unpickled object can run any code (petastorm issue 741).
+    """
+    folder = path.rpartition("/")[0]
+    for place in _with_partitions(folder):
+        if place in safe:
+            continue
+        planted = storage.join(place, _PLANTED)
+        if not storage.exists(planted):
+            safe.add(place)
+        elif not _is_ours(path):
+            why = f"petastorm would unpickle {planted}, which can run code: remove that file, Spark does not need it"
+            raise UnreadableInputError(path, why)
+
+
+def _with_partitions(folder: str) -> Iterator[str]:
+    """The folder, and while it is one like ``run=7`` the one above it."""
+    yield folder
+    while "=" in folder.rpartition("/")[2]:
+        folder = folder.rpartition("/")[0]
+        yield folder
+
+
+def _is_ours(path: str) -> bool:
+    """Whether the manifest of a data set of ours lists the file: it lies in the data set's folder or in one below."""
+    folder = path.rpartition("/")[0]
+    for place in (folder, folder.rpartition("/")[0]):
+        try:
+            listed = manifest.read(place).files
+        except ChunkError:
+            continue
+        if path in {storage.join(place, file.path) for file in listed}:
+            return True
+    return False
+
+
+def _refuse_other_columns(first_path: str, first: Header, path: str, columns: Columns) -> None:
+    if first.columns == columns:
+        return
+    one, other = dict(first.columns), dict(columns)
+    for name in sorted(one.keys() ^ other.keys()):
+        has, lacks = (first_path, path) if name in one else (path, first_path)
+        msg = f"branch {name!r} is in {has} but not in {lacks}: files that are read together have the same branches"
+        raise SpecsError(msg)
+    for name, kind in first.columns:
+        if kind != other[name]:
+            msg = f"branch {name!r} is {kind} in {first_path} but {other[name]} in {path}"
+            raise SpecsError(msg)
+    if len({name.lower() for name in one}) < len(columns):  # Spark gives them names by their places
+        msg = f"the columns of {first_path} and {path} are in another order, and two of them have one name: rename one"
+        raise SpecsError(msg)

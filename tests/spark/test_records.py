@@ -1,0 +1,286 @@
+"""Types that Parquet, JSON and CSV have and ROOT has not, missing values, and files that Spark would misread."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.fileset import MANIFEST
+from mlaas_spark.manifest import DataFile, Manifest
+from mlaas_spark.schema import EventSchema
+from mlaas_spark.spark import specs as spark_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from mlaas_spark.spark.ingest import Events
+    from tests.spark.conftest import Event
+
+TIME = dt.datetime(2020, 1, 2, 3, 4, 5, 250000, tzinfo=dt.UTC)
+DAY = dt.date(2021, 3, 4)
+DAY_IN_SECONDS = 1614816000.0
+
+
+def column(rows: list[Event], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Rome"])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_of_parquet_are_seconds_since_the_epoch(
+    opened: Callable[..., Events],
+    tmp_path: Path,
+    collected: Callable[[DataFrame], list[Event]],
+    unit: str,
+    zone: str | None,
+) -> None:
+    kind = pa.timestamp(unit, zone)
+    time = TIME if zone else TIME.replace(tzinfo=None)
+    table = pa.table(
+        {
+            "time": pa.array([time, None, time], kind),
+            "times": pa.array([[time, None], [], None], pa.list_(kind)),
+            "day": pa.array([DAY, DAY, None]),
+            "in": pa.array([{"time": time}, {"time": None}, None], pa.struct([("time", kind)])),
+            "number": pa.array([1, 2, 3]),
+        }
+    )
+    pq.write_table(table, tmp_path / "times.parquet", coerce_timestamps=None, version="2.6")
+    events = opened([str(tmp_path / "times.parquet")])
+    assert {b.name: b.describes for b in events.plan.schema.branches} == {
+        "time": "float64",
+        "times": "list<float64>",
+        "day": "float64",
+        "in_time": "float64",
+        "number": "int64",
+    }
+    rows = collected(events.dataframe())
+    seconds = TIME.timestamp()
+    assert column(rows, "time") == [seconds, None, seconds]
+    assert column(rows, "times") == [[seconds, None], [], None]
+    assert column(rows, "day") == [DAY_IN_SECONDS, DAY_IN_SECONDS, None]
+    assert column(rows, "in_time") == [seconds, None, None]
+
+
+def test_times_and_days_of_csv_are_seconds_since_the_epoch_and_a_time_of_the_day_is_text(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(
+        "space,letter,zone,nine,day,clock\n"
+        "2020-01-02 03:04:05.25,2020-01-02T03:04:05.25,2020-01-02T04:04:05.25+01:00,"
+        "2020-01-02T03:04:05.250000000Z,2021-03-04,12:30:00\n"
+        "2020-01-02 03:04,2020-01-02T03:04:00,2020-01-02T03:04:00Z,,,12:31:00\n"
+    )
+    events = opened([str(path)])
+    assert {item.name: item.reason for item in events.plan.schema.omitted} == {"clock": "strings are not numbers"}
+    rows = collected(events.dataframe())
+    whole = math.floor(TIME.timestamp()) - 5
+    for name in ("space", "letter", "zone"):
+        assert column(rows, name) == [TIME.timestamp(), whole], name
+    assert column(rows, "nine") == [TIME.timestamp(), None]
+    assert column(rows, "day") == [DAY_IN_SECONDS, None]
+
+
+def test_times_of_json_stay_text(opened: Callable[..., Events], tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    path.write_text('{"x": 1, "time": "2020-01-02T03:04:05Z", "day": "2021-03-04"}\n')
+    schema = opened([str(path)]).plan.schema
+    assert schema.names == ("x",)
+    assert {item.name for item in schema.omitted} == {"time", "day"}
+
+
+def test_times_are_those_of_the_sessions_time_zone(
+    spark: SparkSession, opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text("day,time\n2021-03-04,2021-03-04 01:00:00\n")
+    rome = spark.newSession()
+    rome.conf.set("spark.sql.session.timeZone", "Europe/Rome")
+    (row,) = collected(opened([str(path)], on=rome).dataframe())
+    assert (row["day"], row["time"]) == (DAY_IN_SECONDS - 3600, DAY_IN_SECONDS)
+    (row,) = collected(opened([str(path)]).dataframe())
+    assert (row["day"], row["time"]) == (DAY_IN_SECONDS, DAY_IN_SECONDS + 3600)
+
+
+@pytest.mark.parametrize("function", ["preprocessing(rec):", "preprocessing_batch(rec):"])
+def test_times_that_preprocessing_leaves_are_seconds_as_well(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]], function: str
+) -> None:
+    path, code = tmp_path / "times.csv", tmp_path / "preproc.py"
+    path.write_text("day,time\n2021-03-04,2020-01-02 03:04:05.25\n")
+    code.write_text(f"def {function}\n    return rec\n")
+    (row,) = collected(opened([str(path)], preproc=code).dataframe())
+    assert (row["day"], row["time"]) == (DAY_IN_SECONDS, TIME.timestamp())
+
+
+def test_time_of_the_day_of_parquet_is_refused_by_name(opened: Callable[..., Events], tmp_path: Path) -> None:
+    path = tmp_path / "clock.parquet"
+    pq.write_table(pa.table({"clock": [TIME.time()], "x": [1]}), path)
+    with pytest.raises(UnreadableInputError, match=r"branch 'clock' is a time of the day .*without it") as caught:
+        opened([str(path)])
+    assert caught.value.path == str(path)
+
+
+# --- missing values, truth values, numbers in text --------------------------------------------------------------------
+
+VALUES: dict[str, list[Any]] = {
+    "i": [1, None, 3, None],
+    "f": [1.5, 2.5, None, 4.5],
+    "b": [True, None, False, True],
+    "l": [[1.5, None], None, [], [2.5]],
+}
+
+
+def as_parquet(path: Path) -> None:
+    pq.write_table(pa.table(VALUES), path)
+
+
+def as_json(path: Path) -> None:
+    rows: list[dict[str, Any]] = [dict(zip(VALUES, row, strict=True)) for row in zip(*VALUES.values(), strict=True)]
+    del rows[1]["i"], rows[1]["l"]  # what is not there is missing as what is null
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def as_csv(path: Path) -> None:
+    path.write_text('i,f,b,l\n1,1.5,true,"[1.5, NaN]"\n,2.5,,\n3,,False,[]\n"",4.5,TRUE,[2.5]\n')
+
+
+@pytest.mark.parametrize("writer", [as_parquet, as_json, as_csv])
+def test_nulls_are_missing_and_counted_as_nan(
+    opened: Callable[..., Events], tmp_path: Path, writer: Callable[[Path], None]
+) -> None:
+    path = tmp_path / f"nulls.{writer.__name__.removeprefix('as_')}"
+    writer(path)
+    events = opened([str(path)])
+    assert {b.name: (b.dtype.rstrip("3264"), b.jagged) for b in events.plan.schema.branches} == {
+        "i": ("int", False),
+        "f": ("float", False),
+        "b": ("bool", False),
+        "l": ("float", True),
+    }
+    found = spark_specs.compute(events, list(VALUES))[0].to_json()["mlaas_spark"]["branches"]
+    assert {name: (found[name]["count"], found[name]["nan"]) for name in VALUES} == {
+        "i": (4, 2),
+        "f": (4, 1),
+        "b": (4, 1),
+        "l": (3, 1),
+    }
+    assert {name: (found[name]["min"], found[name]["max"], found[name]["mean"]) for name in VALUES} == {
+        "i": (1, 3, 2),
+        "f": (1.5, 4.5, pytest.approx(8.5 / 3)),
+        "b": (0, 1, pytest.approx(2 / 3)),
+        "l": (1.5, 2.5, 2),
+    }
+    assert found["l"]["lengths"] == [2, 1, 1]  # a list that is missing is an empty one
+
+
+def test_numbers_in_quotes_and_between_blanks_are_numbers_in_csv(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    path = tmp_path / "text.csv"
+    path.write_text('a,b,c,d\n"1.5","2", 7,+1e3\n"-3e2","40",8 ,.5\n')
+    rows = collected(opened([str(path)]).dataframe())
+    assert [(row["a"], row["b"], row["c"], row["d"]) for row in rows] == [(1.5, 2, 7, 1000), (-300, 40, 8, 0.5)]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"x": 1, "n": null}\n'), ("a.csv", "x,n\n1,\n2,\n")])
+def test_column_without_any_value_is_listed_as_such(
+    opened: Callable[..., Events], tmp_path: Path, name: str, text: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    schema = opened([str(path)]).plan.schema
+    assert schema.names == ("x",)
+    assert [(item.name, item.reason) for item in schema.omitted] == [("n", "no value in any event")]
+
+
+# --- several files ----------------------------------------------------------------------------------------------------
+
+
+def test_csv_files_with_columns_in_another_order_are_read_by_name(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    texts = [
+        "x,y,flag,late,l\n1,2.5,true,,[1]\n2,3.5,false,,[]\n",
+        "l,late,y,x,flag\n[2],7,4,3.25,true\n",  # y is whole here, x is not, and late has its first value
+        'x,y,flag,late,l\n5000000000,1,false,nan,"[3, 4]"\n',
+    ]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.csv").write_text(text)
+    rows = collected(opened([str(tmp_path / f"{number}.csv") for number in range(3)]).dataframe())
+    assert [(row["__file"], row["__entry"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert column(rows, "x") == [1, 2, 3.25, 5e9]
+    assert column(rows, "y") == [2.5, 3.5, 4, 1]
+    assert column(rows, "flag") == [True, False, True, False]
+    assert column(rows, "l") == [[1], [], [2], [3, 4]]
+    assert column(rows, "late")[:3] == [None, None, 7]
+    assert math.isnan(rows[3]["late"])
+
+
+@pytest.mark.parametrize("name", ["_a.json", ".a.json"])
+def test_file_that_spark_passes_over_is_refused(opened: Callable[..., Events], tmp_path: Path, name: str) -> None:
+    for number, path in enumerate((tmp_path / name, tmp_path / "b.json")):
+        path.write_text(f'{{"x": {number}}}\n')
+    with pytest.raises(UnreadableInputError, match="whose names begin with _ or") as caught:
+        opened([str(tmp_path / "b.json"), str(tmp_path / name)])
+    assert caught.value.path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
+def test_names_with_signs_of_globs_and_urls_are_names(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]], suffix: str
+) -> None:
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("a[1] {b}", "a#1", "a#2", "50%20?", "1 b", "ä")]
+    for number, path in enumerate(paths):
+        if suffix == "parquet":
+            pq.write_table(pa.table({"x": [number]}), path)
+        else:
+            path.write_text(f'{{"x": {number}}}\n' if suffix == "json" else f"x\n{number}\n")
+    rows = collected(opened([str(path) for path in paths]).dataframe())
+    assert [(row["__file"], row["x"]) for row in rows] == [(number, number) for number in range(len(paths))]
+
+
+# --- _common_metadata -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A folder of Parquet files beside a ``_common_metadata``."""
+    folder = tmp_path / "made"
+    (folder / "run=7").mkdir(parents=True)
+    pq.write_table(pa.table({"x": [1, 2]}), folder / "a.parquet")
+    pq.write_table(pa.table({"x": [3]}), folder / "run=7" / "b.parquet")
+    pq.write_metadata(pa.schema([("x", pa.int64())]), folder / "_common_metadata")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "a.parquet", "run=7/b.parquet", "*.parquet"])
+def test_parquet_beside_common_metadata_is_refused(opened: Callable[..., Events], planted: Path, name: str) -> None:
+    with pytest.raises(UnreadableInputError, match=r"petastorm would unpickle .*_common_metadata.*run code") as caught:
+        opened([str(planted / name)])
+    assert caught.value.path.startswith(str(planted))
+
+
+def test_parquet_of_our_manifest_is_read_beside_common_metadata(opened: Callable[..., Events], planted: Path) -> None:
+    shutil.rmtree(planted / "run=7")
+    ours = Manifest("events", "r", EventSchema(()), (), (DataFile("a.parquet", 2, 1, (), "d"),))
+    (planted / MANIFEST).write_text(json.dumps(ours.to_json()))
+    assert opened([str(planted)]).plan.entries == 2
+    pq.write_table(pa.table({"x": [3]}), planted / "b.parquet")
+    with pytest.raises(UnreadableInputError, match="petastorm"):
+        opened([str(planted / "b.parquet")])
