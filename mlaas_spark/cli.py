@@ -214,6 +214,12 @@ def convert(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    compression: Annotated[
+        str | None, typer.Option("--compression", help="lz4 (reads fastest), zstd, snappy, gzip or none.")
+    ] = None,
+    sort_keys: Annotated[
+        str | None, typer.Option("--sort-keys", help="Flat branches to sort each file by: run,luminosityBlock,event.")
+    ] = None,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -221,7 +227,10 @@ def convert(
     """
     from mlaas_spark import pipeline
 
-    manifest = pipeline.convert(_resolved(context), out, _journal())
+    content = _content(context)
+    given = {key: value for key, value in (("compression", compression), ("sort_keys", sort_keys)) if value}
+    content = {**content, "convert": {**(content.get("convert") or {}), **given}} if given else content
+    manifest = pipeline.convert(_resolved(context, content), out, _journal())
     size = sum(file.bytes for file in manifest.files)
     _out.print(escape(_ledger(manifest.ledger)))
     _out.print(

@@ -47,6 +47,11 @@ class _Section(BaseModel):
         return value
 
 
+def _split(value: object) -> object:
+    """The parts of a comma list; what is no text as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class GroupConfig(_Section):
     """Files that share a label and a weight, such as one physics process."""
 
@@ -90,7 +95,7 @@ class InputConfig(_Section):
     @field_validator("files", "branches", "exclude", "identifiers", mode="before")
     @classmethod
     def _comma_list(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _split(value)
 
     @field_validator("derive", mode="before")
     @classmethod
@@ -137,6 +142,18 @@ class FeatureConfig(_Section):
             msg = f"a cap is at least 1, got {bad}"
             raise ValueError(msg)
         return value
+
+
+class ConvertConfig(_Section):
+    """How converted files are written."""
+
+    compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
+    sort_keys: tuple[str, ...] = ()
+
+    @field_validator("sort_keys", mode="before")
+    @classmethod
+    def _comma_list(cls, value: object) -> object:
+        return _split(value)
 
 
 class SplitConfig(_Section):
@@ -219,6 +236,7 @@ class Config(_Section):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     runs: str = "runs"
     input: InputConfig = Field(default_factory=InputConfig)
+    convert: ConvertConfig = Field(default_factory=ConvertConfig)
     features: FeatureConfig = Field(default_factory=FeatureConfig)
     chunks: ChunkConfig = Field(default_factory=ChunkConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

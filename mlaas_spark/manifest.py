@@ -472,11 +472,11 @@ def check_files(folder: str, manifest: Manifest) -> None:
             raise ChunkError(msg)
 
 
-def write_parquet(events: pa.Table, url: str, row_group: int) -> int:
-    """Write events so that they decode fast (lz4, no dictionaries, whole batches a row group); bytes written."""
+def write_parquet(events: pa.Table, url: str, row_group: int, compression: str = "lz4") -> int:
+    """Write events so that they decode fast (no dictionaries, whole batches a row group); bytes written."""
     fs, path = storage.filesystem(url)
     with fs.open(path, "wb") as stream:
-        pq.write_table(events, stream, row_group_size=row_group, compression="lz4", use_dictionary=False)
+        pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
     return storage.size(url)
 
 

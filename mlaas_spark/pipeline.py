@@ -96,7 +96,7 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     target = storage.absolute(folder)
     with journal.stage("convert") as stage:
         before = manifests.present(target)
-        manifest = converting.convert(events, target)
+        manifest = converting.convert(events, target, config.convert)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
     return manifest

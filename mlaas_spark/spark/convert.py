@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mlaas_spark.errors import ChunkError
+from mlaas_spark.config import ConvertConfig
+from mlaas_spark.errors import BranchNotFoundError, ChunkError
 from mlaas_spark.manifest import (
     DataFile,
     Manifest,
@@ -73,24 +75,34 @@ def _named(kind: str, paths: Sequence[str]) -> str:
     return f" ({', '.join(paths[:_NAMED])}{', ...' if len(paths) > _NAMED else ''})"
 
 
-def convert(events: Events, folder: str) -> Manifest:
+def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
     """Write the selected events to ``folder``, a Parquet file for each entry range.
 
     A data set that is there is brought up to date: the files of inputs that have not changed stay, those of new and
     changed inputs are written, those of changed and removed ones go. A conversion that was begun goes on.
 
+    Args:
+        events: What to write, already opened.
+        folder: A new folder, an empty one, or one that an earlier conversion wrote.
+        config: Compression, and the keys by which the events of each file are sorted; None is the default.
+
     Raises:
+        BranchNotFoundError: A key to sort by is no branch that is read.
         ChunkError: The folder holds other branches, another selection or number of events, or something else.
         FilesetError: No event passes the selection.
     """
-    plan = events.plan
+    plan, config = events.plan, config or ConvertConfig()
+    for key in config.sort_keys:
+        if key not in plan.schema.flat:
+            raise BranchNotFoundError(key, plan.schema.flat, "the flat branches that are read")
     limits = json.dumps(plan.limits, sort_keys=True)
-    recipe = request_digest([plan.schema.digest(), events.selection.text if events.selection else "", limits])
+    recipe = request_digest(
+        [plan.schema.digest(), events.selection.text if events.selection else "", limits, *config.sort_keys]
+    )
     before = present(folder)
     if before is not None and before.request != recipe:
-        msg = (
-            f"{folder} holds other branches, another selection or number of events: choose another folder, or remove it"
-        )
+        what = "other branches, another selection, order or number of events"
+        msg = f"{folder} holds {what}: choose another folder, or remove this one"
         raise ChunkError(msg)
     inputs = inputs_of(plan)
     known = before.inputs if before else ()
@@ -104,7 +116,9 @@ def convert(events: Events, folder: str) -> Manifest:
     with discarded_if_empty(staging):
         if missing:
             with received():
-                events.with_ranges(missing).map_ranges(_writer(plan, staging), from_arrow_schema(_DONE)).collect()
+                events.with_ranges(missing).map_ranges(
+                    _writer(plan, staging, config), from_arrow_schema(_DONE)
+                ).collect()
         done = {r: staging.finished(_task(plan, r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
@@ -144,7 +158,9 @@ def _task(plan: Plan, entries: EntryRange) -> str:
     return f"{plan.files[entries.file].uuid}-{entries.start:012d}-{entries.stop:012d}"
 
 
-def _writer(plan: Plan, staging: Staging) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+def _writer(
+    plan: Plan, staging: Staging, config: ConvertConfig
+) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             # without the file's place in the list of inputs, which changes while they come and go
@@ -152,7 +168,9 @@ def _writer(plan: Plan, staging: Staging) -> Callable[[Iterator[RangeBatch]], It
             files = []
             if table.num_rows:
                 url = staging.new_file()
-                size = write_parquet(table, url, _ROW_GROUP_EVENTS)
+                if config.sort_keys:
+                    table = table.take(pc.sort_indices(table, [(key, "ascending") for key in config.sort_keys]))
+                size = write_parquet(table, url, _ROW_GROUP_EVENTS, config.compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 60  # characters of a broken line in a message
 
-_MORE_THAN_ONE = r"\}\s*[^\s,\]}]|[^\s\]}]\s*$"
-"""Lines that may have something after their record: a closing brace is followed by what cannot follow it inside one,
-or the end is no closing one. Text within quotes may look so too."""
+_MORE = r"\}\s*[^\s,\]}]"
+"""A closing brace and what cannot follow it within a record; text in quotes may look so too."""
 
 
 class Fault(NamedTuple):
@@ -89,7 +88,8 @@ def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None
                 yield pa.RecordBatch.from_arrays([pa.array(sorted(found), pa.string())], names=["path"])
 
     lines = spark.read.text([literal(file.path) for file in files])
-    doubtful = lines.filter(F.col("value").rlike(_MORE_THAN_ONE))
+    line, end = F.col("value"), F.rtrim("value")
+    doubtful = lines.filter(~(end.endswith("}") | end.endswith("]")) | line.rlike(_MORE))
     rows = doubtful.select("value", F.col("_metadata.file_path").alias("path")).mapInArrow(broken, "path string")
     paths = {local(row.path) for row in rows.distinct().collect()}
     if paths and (found := _first(spark, [file for file in files if unschemed(file.path) in paths])):

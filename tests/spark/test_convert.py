@@ -15,8 +15,8 @@ import pytest
 import uproot
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark.config import InputConfig
-from mlaas_spark.errors import ChunkError, ConfigError, FilesetError
+from mlaas_spark.config import ConvertConfig, InputConfig
+from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, FilesetError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import convert as converting
@@ -154,6 +154,35 @@ def test_text_and_nested_lists_are_kept_though_they_are_no_features(spark: Spark
     assert open_events(spark, fileset(config), config, 100).plan.schema.names == ("x",)
     with pytest.raises(ConfigError, match="'word' cannot be used in an expression: strings are not numbers"):
         open_events(spark, fileset(config), config, 100, [Expression.parse("word > 1")], text=True)
+
+
+def test_events_of_each_file_are_sorted_by_the_keys_and_compressed_as_told(
+    opened: Callable[..., Events], sample: Sample, converted: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    config = ConvertConfig(compression="zstd", sort_keys=("nJet", "event"))
+    made = convert(opened(sample.paths(), 200), str(tmp_path), config)
+    entries = []
+    for file in made.files:
+        parquet = pq.ParquetFile(tmp_path / file.path)
+        assert parquet.metadata.row_group(0).column(0).compression == "ZSTD"
+        rows = parquet.read().to_pylist()
+        assert rows == sorted(rows, key=lambda row: (row["nJet"], row["event"]))
+        entries += [(file.ranges[0][0], row["__entry"]) for row in rows]
+    assert sorted(entries) == sorted(sample.events)
+    assert convert(opened(sample.paths(), 200), str(tmp_path), config) == made
+    with pytest.raises(ChunkError, match="another selection, order or number of events"):
+        convert(opened(sample.paths(), 200), str(tmp_path))
+    smaller = ConvertConfig(compression="gzip")
+    assert convert(opened(sample.paths(), 200), str(converted[0]), smaller) == converted[1]
+
+
+@pytest.mark.parametrize("key", ["evnt", "Jet_pt"])
+def test_a_key_that_is_no_flat_branch_is_refused(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(BranchNotFoundError, match=f"'{key}'.*flat branches"):
+        convert(opened(sample.paths()), str(tmp_path / "out"), ConvertConfig(sort_keys=(key,)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_unsigned_integers_and_infinities_keep_their_values(opened: Callable[..., Events], tmp_path: Path) -> None:
