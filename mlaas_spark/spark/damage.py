@@ -76,6 +76,8 @@ def located(spark: SparkSession, files: Sequence[InputFile]) -> Iterator[None]:
 def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None:
     """Refuse JSON lines that go on after their record: Spark would read the first record and drop the rest.
 
+    Records with a comma between them, ``{...}, {...}``, are not noticed.
+
     Raises:
         UnreadableInputError: With file, entry, number and beginning of the line.
     """

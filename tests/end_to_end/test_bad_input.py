@@ -94,6 +94,16 @@ CASES = {
     "corrupted bytes in the middle": Case(
         lambda p: damaged(p, zeroed), 3, r"damaged\.root, tree Events, entries \[\d+, \d+\): .*damaged or cut short"
     ),
+    "broken line of JSON": Case(
+        lambda p: labelled(p, p.write("broken.json", '{"nMuon": 1}\n{"nMuon": 2\n')),
+        3,
+        r"cannot read .*broken\.json, entries \[1, 2\): line 2 is no JSON record \(.*\): '{\"nMuon\": 2'$",
+    ),
+    "ragged line of CSV": Case(
+        lambda p: labelled(p, p.write("ragged.csv", "nMuon,x\n1,2\n2\n")),
+        3,
+        r"cannot read .*ragged\.csv, entries \[1, 2\): line 3 has 1 field, the header has 2: '2'$",
+    ),
     "tree missing": Case(
         lambda p: labelled(p, p.good, "--tree", "Event"),
         3,
