@@ -198,6 +198,42 @@ def inspect(
 
 
 @app.command()
+def plan(
+    context: typer.Context,
+    files: Files = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+    fileset: Fileset = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a job would divide its work: ranges and bytes of each file, partitions, the largest range.
+
+    Example: mlaas-spark plan data/demo/*.root --set spark.events_per_task=5000
+    """
+    from mlaas_spark import pipeline
+
+    made = pipeline.plan(_resolved(context), _journal()).to_json()
+    if as_json:
+        sys.stdout.write(json.dumps(made, indent=1) + "\n")
+        return
+    table = _table("Plan", "path", "entries", "ranges", "MB")
+    for file in made["files"]:
+        table.add_row(*_cells(file["path"], file["entries"], file["ranges"], f"{file['bytes'] / 1e6:.1f}"))
+    _out.print(table)
+    _out.print(
+        f"{made['entries']:,} events of {len(made['files'])} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} "
+        f"ranges and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest "
+        f"{made['largest']:,}"
+    )
+
+
+@app.command()
 def convert(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +87,47 @@ def inspect(config: Config, journal: Journal) -> Inspection:
 
         trees = {file.path: root_io.trees(file.path) for file in events.plan.files[:1]}
     return Inspection(events.plan, trees, _keys(config, events))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a job would read.
+
+    Attributes:
+        plan: Files and entry ranges.
+        partitions: In how many Spark tasks.
+        bytes: Size of each file.
+    """
+
+    plan: Plan
+    partitions: int
+    bytes: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        sizes = [r.entries for r in self.plan.ranges]
+        ranges = Counter(r.file for r in self.plan.ranges)
+        return {
+            "files": [
+                {"path": file.path, "entries": file.entries, "ranges": ranges[index], "bytes": size}
+                for index, (file, size) in enumerate(zip(self.plan.files, self.bytes, strict=True))
+            ],
+            "entries": self.plan.entries,
+            "bytes": sum(self.bytes),
+            "ranges": len(sizes),
+            "partitions": self.partitions,
+            "largest": max(sizes),
+            "mean": sum(sizes) / len(sizes),
+        }
+
+
+def plan(config: Config, journal: Journal) -> Planned:
+    """Open the files and cut them into ranges, as every job begins; read no events."""
+    from mlaas_spark.spark.session import partitions
+
+    events = _open(config, journal)
+    sizes = tuple(storage.size(file.path) for file in events.plan.files)
+    return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), sizes)
 
 
 def convert(config: Config, folder: str, journal: Journal) -> Manifest:

@@ -133,7 +133,9 @@ def test_names_with_markup_are_shown_as_they_are(
     assert "[red]x[/red].tar.gz [/] is none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["inspect", "convert", "specs", "chunks", "train", "export", "serve-check", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["inspect", "plan", "convert", "specs", "chunks", "train", "export", "serve-check", "demo"]
+)
 def test_help_of_each_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     assert f"Example: mlaas-spark {verb}" in capsys.readouterr().out
