@@ -77,7 +77,8 @@ Events = Annotated[
     int | None, typer.Option("--events", help="Read only so many entries, from each file in proportion.")
 ]
 Preproc = Annotated[
-    str | None, typer.Option("--preproc", help="Python file with preprocessing(rec), for JSON and CSV.")
+    str | None,
+    typer.Option("--preproc", help="Python file with preprocessing_batch(batch) or preprocessing(rec); JSON, CSV."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 

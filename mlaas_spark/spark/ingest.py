@@ -165,7 +165,7 @@ def open_events(
         config: Branches, exclusions, selection and number of events.
         events_per_task: Entries in a range, about.
         expressions: Further expressions whose branches are read (labels); the selection of the config first, if any.
-        preproc: User's file with ``preprocessing(rec)``, for JSON and CSV.
+        preproc: User's file with ``preprocessing_batch(batch)`` or ``preprocessing(rec)``, for JSON and CSV.
         text: Whether branches that cannot be features (text, nested lists) are read as well.
 
     Raises:
