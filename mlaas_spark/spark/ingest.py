@@ -93,7 +93,7 @@ class Events:
         def convert(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
             for _, batch, _ in batches:
                 if batch.num_rows:
-                    yield pa.RecordBatch.from_arrays([_cast(batch, field) for field in target], schema=target)
+                    yield framed(batch, target)
 
         return self.map_ranges(convert, from_arrow_schema(target))
 
@@ -181,7 +181,7 @@ def open_events(
     if not text:
         schemas = [(path, of_file.features()) for path, of_file in schemas]
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
-    schema = _any_of(schemas)
+    schema = any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)
     derived = [Branch(name, f"={text}", "float64", jagged=False) for name, text in config.derive.items()]
     if taken := [branch.name for branch in derived if branch.name in schema]:
@@ -213,6 +213,15 @@ def frame_schema(schema: EventSchema) -> pa.Schema:
     uint64 becomes int64; a value beyond its range is an error, not another value.
     """
     return pa.schema([pa.field(field.name, _spark_type(field.type)) for field in schema.arrow()])
+
+
+def framed(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
+    """The columns of ``target``, which is of :func:`frame_schema`, out of a batch of events.
+
+    Raises:
+        SpecsError: A value is beyond the range of its column's type.
+    """
+    return pa.RecordBatch.from_arrays([_cast(batch, field) for field in target], schema=target)
 
 
 def _cast(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -293,7 +302,7 @@ def _filled(batch: pa.RecordBatch, schema: EventSchema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=target.names)
 
 
-def _any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
+def any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
     """Every branch that any file has: what may be chosen from, before the files must agree on what was chosen."""
     branches = {branch.name: branch for _, schema in reversed(schemas) for branch in schema.branches}
     omitted = {(item.name, item.reason): item for _, schema in schemas for item in schema.omitted}
@@ -347,7 +356,7 @@ def _open_root(
                 lacks,
             )
         )
-    _refuse_copies(planned)
+    refuse_copies(planned)
     return planned, [(path, schemas[digest]) for digest, path in first.items()]
 
 
@@ -355,7 +364,8 @@ def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:
     return [item for kind_of_item, item in found if kind_of_item == kind]
 
 
-def _refuse_copies(files: Sequence[PlannedFile]) -> None:
+def refuse_copies(files: Sequence[PlannedFile]) -> None:
+    """FilesetError, naming both, if two ROOT files have one uuid and tree."""
     first: dict[tuple[str, str], str] = {}
     for file in files:
         if (other := first.setdefault((file.uuid, file.tree), file.path)) != file.path:

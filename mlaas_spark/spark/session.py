@@ -118,7 +118,8 @@ def on_executor() -> Iterator[None]:
     try:
         yield
     except MlaasSparkError as error:
-        raise RuntimeError(_MARK + to_text(error)) from None
+        msg = f"{error}\n{_MARK}{to_text(error)}"  # the sentence for who sees Spark's error, the mark for received()
+        raise RuntimeError(msg) from None
     finally:
         _forget_archives()
         _freeze_imports()
