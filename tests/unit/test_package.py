@@ -50,3 +50,7 @@ def test_pure_core_loads_neither_spark_nor_a_learning_framework() -> None:
 
 def test_version_is_that_of_the_installed_package() -> None:
     assert mlaas_spark.__version__ == version("mlaas-spark")
+
+
+def test_public_names_are_the_documented_ones() -> None:
+    assert mlaas_spark.__all__ == ["__version__", "register"]
