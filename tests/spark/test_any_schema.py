@@ -66,7 +66,7 @@ def _array(values: list[Any], dtype: str, depth: int) -> ak.Array:
     if not depth:
         return np.array(values, dtype)
     content = _array([inner for outer in values for inner in outer], dtype, depth - 1)
-    return ak.unflatten(content, [len(outer) for outer in values])
+    return ak.unflatten(content, np.array([len(outer) for outer in values], np.int64))
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
