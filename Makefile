@@ -2,12 +2,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test check format bench pack lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PACK := build/pack
+PACKED := dist/mlaas_spark.tar.gz
+
+LOCKED := --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+PIP := python -m pip --quiet --disable-pip-version-check
 
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
@@ -37,12 +42,14 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can
 bench: $(INSTALLED) java  ## Measure the stages beside their peers; writes benchmarks/out/results.json
 	@$(BIN)/python -m benchmarks
 
-lock: $(INSTALLED)  ## Make requirements.lock anew from setup.cfg (needs uv)
-	@uv pip compile setup.cfg --extra dev --extra xrootd --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header -o requirements.lock
+pack: $(PACKED)  ## Pack what cluster nodes need, for spark-submit --archives: dist/mlaas_spark.tar.gz
+
+lock:  ## Make requirements.lock and requirements-run.lock anew from setup.cfg (needs uv)
+	@uv pip compile setup.cfg --extra dev --extra xrootd $(LOCKED) -o requirements.lock
+	@uv pip compile setup.cfg --extra xrootd --constraint requirements.lock $(LOCKED) -o requirements-run.lock
 
 clean:  ## Remove what the targets made, the environment too
-	@rm -rf $(VENV) runs data benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) runs data build dist benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment is made again only when the lock file or the package's metadata change.
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
@@ -51,9 +58,25 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "Python 3.11 lacks its venv module: install it (Debian: apt install python3.11-venv)" >&2; exit 2; }
 	@echo "installing the packages of requirements.lock into $(VENV) (once, some minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
+
+# A second environment, without the tools of developers and with the package itself in place of a link to it. Packed
+# without Spark's jars, which the cluster has (spark.yarn.jars), and without what nobody imports: a node unpacks less
+# than half as many files.
+UNPACKED := pyspark/jars tensorflow/include site-packages/pip site-packages/*/tests
+$(PACK)/.installed: requirements-run.lock
+	@echo "installing the packages of requirements-run.lock into $(PACK) (once, some minutes)"
+	@rm -rf $(PACK) && $(PYTHON) -m venv $(PACK)
+	@$(PACK)/bin/$(PIP) install --require-hashes --no-deps -r requirements-run.lock
+	@touch $@
+
+$(PACKED): $(PACK)/.installed $(INSTALLED) $(shell find mlaas_spark -type f -not -name '*.pyc' 2>/dev/null)
+	@$(PACK)/bin/$(PIP) install --force-reinstall --no-deps --no-build-isolation .
+	@mkdir -p dist
+	@$(BIN)/venv-pack --quiet --force --prefix $(PACK) --output $@ --compress-level 1 $(UNPACKED:%=--exclude '*/%/*')
+	@echo "$@: $$(du -h $@ | cut -f1); see docs/cluster.md"
 
 .PHONY: java
 java:

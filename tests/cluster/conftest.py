@@ -91,12 +91,18 @@ def xrootd(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.fixture(scope="session")
-def hdfs(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Hadoop]:
+    """An HDFS and a YARN."""
+    with servers.hadoop(tmp_path_factory.mktemp("hadoop")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def hdfs(local: Path, hadoop: servers.Hadoop) -> str:
     """URL of an HDFS with a folder of each kind of files below ``/data``."""
     from mlaas_spark import storage
 
-    with servers.hdfs(tmp_path_factory.mktemp("hdfs")) as url:
-        for kind in ("root", "parquet", "json", "csv"):
-            for path in sorted((local / kind).iterdir()):
-                storage.write_atomic(f"{url}/data/{kind}/{path.name}", path.read_bytes())
-        yield url
+    for kind in ("root", "parquet", "json", "csv"):
+        for path in sorted((local / kind).iterdir()):
+            storage.write_atomic(f"{hadoop.url}/data/{kind}/{path.name}", path.read_bytes())
+    return hadoop.url

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
 _CACHE = Path.home() / ".cache" / "mlaas_spark_tests"
 _START_S = 120
 
-# Hadoop as pyspark's client is, and what its mini cluster needs and pyspark has not
+# Hadoop as pyspark's client is, and what its mini clusters need and pyspark has not
 _HADOOP_JARS = (
     "org.apache.hadoop:hadoop-client-minicluster:3.4.1",
     "junit:junit:4.13.2",
     "org.hamcrest:hamcrest-core:1.3",
     "commons-logging:commons-logging:1.2",
     "com.google.code.findbugs:jsr305:3.0.2",
+    "org.bouncycastle:bcpkix-jdk18on:1.78.1",
+    "org.bouncycastle:bcprov-jdk18on:1.78.1",
+    "org.bouncycastle:bcutil-jdk18on:1.78.1",
+    "javax.xml.bind:jaxb-api:2.3.1",
+    "org.glassfish.jaxb:jaxb-runtime:2.3.9",
+    "javax.activation:javax.activation-api:1.2.0",
 )
 
 
@@ -58,30 +65,60 @@ def xrootd(folder: Path) -> Iterator[str]:
         yield f"root://localhost:{port}/"
 
 
+@dataclass(frozen=True)
+class Hadoop:
+    """A running HDFS and YARN.
+
+    Attributes:
+        url: Of the HDFS, without a slash at the end.
+        conf: What a client's HADOOP_CONF_DIR is.
+        server: The process.
+    """
+
+    url: str
+    conf: Path
+    server: subprocess.Popen[bytes]
+
+    def order(self, text: str) -> None:
+        """``stop namenode`` or ``start namenode``; returns when it is done."""
+        assert self.server.stdin is not None
+        before = self._answers()
+        self.server.stdin.write(f"{text}\n".encode())
+        self.server.stdin.flush()
+        end = time.monotonic() + _START_S
+        while self._answers() == before:
+            assert time.monotonic() < end, text
+            time.sleep(0.1)
+
+    def _answers(self) -> int:
+        return (self.conf.parent / "out").read_text(errors="replace").count("done: ")
+
+
 @contextmanager
-def hdfs(home: Path) -> Iterator[str]:
-    """A NameNode and a DataNode, their files below ``home``; their URL without a slash at the end."""
+def hadoop(home: Path) -> Iterator[Hadoop]:
+    """A NameNode, a DataNode, a ResourceManager and a NodeManager, their files below ``home``."""
     import pyspark
 
-    jars = _hadoop_jars()
+    jars = f"{Path(pyspark.__file__).parent}/jars/*"
     port = free_port()
-    classes = ":".join([*map(str, jars), f"{Path(pyspark.__file__).parent}/jars/*"])
     command = [
-        *("java", "-Xmx512m", "--add-opens", "java.base/java.lang=ALL-UNNAMED", "-cp", classes),
-        "org.apache.hadoop.mapreduce.MiniHadoopClusterManager",
-        *("-nnport", str(port), "-nomr", "-datanodes", "1", "-format", "-writeConfig", str(home / "core.xml")),
+        *("java", "-Xmx1g", "--add-opens", "java.base/java.lang=ALL-UNNAMED"),
+        *("-cp", ":".join([*map(str, _hadoop_jars()), jars]), str(Path(__file__).with_name("MiniHadoop.java"))),
+        *(str(home), str(port), jars),
     ]
-    # written when the cluster is up
-    with _running(command, home / "out", (home / "core.xml").is_file, home):
-        yield f"hdfs://localhost:{port}"
+    conf = home / "conf"
+    with _running(command, home / "out", (conf / "ready").is_file, home) as server:
+        yield Hadoop(f"hdfs://localhost:{port}", conf, server)
 
 
 @contextmanager
-def _running(command: list[str], log: Path, ready: Callable[[], bool], folder: Path | None = None) -> Iterator[None]:
+def _running(
+    command: list[str], log: Path, ready: Callable[[], bool], folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server process from when it is ready to the end of the block; its output in ``log``."""
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - a server of ours
-            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=folder
+            command, stdout=out, stderr=out, stdin=subprocess.PIPE, cwd=folder
         )
     try:
         end = time.monotonic() + _START_S
@@ -89,11 +126,11 @@ def _running(command: list[str], log: Path, ready: Callable[[], bool], folder: P
             if process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"{command[0]} did not start: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.1)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
