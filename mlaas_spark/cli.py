@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shlex
@@ -20,9 +21,10 @@ from typer.exceptions import TyperException
 from mlaas_spark.errors import ConfigError, MlaasSparkError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mlaas_spark.config import Config
+    from mlaas_spark.inspection import Headers, Inspection
     from mlaas_spark.pipeline import RunResult
     from mlaas_spark.runs import Journal
 
@@ -160,42 +162,131 @@ def inspect(
     branches: Branches = None,
     exclude: Exclude = None,
     kind: FormatOption = None,
+    events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Only what the headers say: quick, no event is read.")] = (
+        False
+    ),
     as_json: AsJson = False,
 ) -> None:
-    """Show files, trees, entries and branches, and what is left out and why.
+    """Show files, trees, sizes and branches; what is in the events, and how fast they are read; what is left out.
 
-    Example: mlaas-spark inspect data/demo/*.root
+    Ranges are those of a sample of 25,000 entries, or of as many as --events says.
+
+    Example: mlaas-spark inspect data/demo/*.root --events 5000
     """
     from mlaas_spark import pipeline
 
-    found = pipeline.inspect(_resolved(context), _journal())
+    if headers and events:
+        msg = "--headers reads no event: leave out --events, or --headers"
+        raise ConfigError(msg)
+    look: Callable[[Config, Journal], Headers | Inspection] = pipeline.inspect_headers if headers else pipeline.inspect
+    found = look(_resolved(context), _journal()).to_json()
     if as_json:
-        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
-    result = found.to_json()
-    table = _table("Files", "path", "tree", "entries", "clusters", "uuid")
-    for file in result["files"]:
-        table.add_row(*_cells(file["path"], file["tree"], file["entries"], file["clusters"], file["uuid"]))
+    _show_files(found)
+    _show_branches(found)
+    if "read" in found:
+        _show_reading(found)
+    _out.print(escape(_sum_of(found)))
+
+
+def _show_files(found: dict[str, Any]) -> None:
+    folder, names = _within([file["path"] for file in found["files"]])
+    has_trees = any(file["tree"] for file in found["files"])
+    columns = ("file", *(["tree"] if has_trees else []), "entries", "clusters", "MB", "uuid")
+    table = _table(f"Files in {folder}" if folder else "Files", *columns)
+    for name, file in zip(names, found["files"], strict=True):
+        tree = [file["tree"]] if has_trees else []
+        table.add_row(*_cells(name, *tree, file["entries"], file["clusters"], _mb(file["bytes"]), file["uuid"]))
     _out.print(table)
-    for path, trees in found.trees.items():
-        _out.print(escape(f"trees in {path}: " + ", ".join(f"{name} ({entries:,})" for name, entries in trees.items())))
-    table = _table("Branches", "branch", "type", "in the file")
-    schema = found.plan.schema
-    for branch in schema.branches:
-        kept = " (identifier)" if branch.name in found.identifiers else ""
-        table.add_row(*_cells(branch.name + kept, branch.describes, branch.source))
+    for name, file in zip(names, found["files"], strict=True):
+        if len(file["trees"]) > 1:
+            trees = ", ".join(f"{tree} ({entries:,})" for tree, entries in file["trees"].items())
+            _out.print(escape(f"trees in {name}: {trees}"))
+
+
+def _show_branches(found: dict[str, Any]) -> None:
+    renamed = any(branch["name"] != branch["source"] for branch in found["branches"])
+    columns = ("branch", "type", *(_STATISTICS if "read" in found else ()), "kB on disk", *(["in the file"] * renamed))
+    table = _table("Branches", *columns)
+    for branch in found["branches"]:
+        kind = f"list<{branch['dtype']}>" if branch["jagged"] else branch["dtype"]
+        statistics = _statistics(branch) if "read" in found else []
+        source = [branch["source"]] if renamed else []
+        table.add_row(*_cells(branch["name"], kind, *statistics, _kb(branch["compressed"]), *source))
     _out.print(table)
-    if schema.omitted:
-        table = _table("Left out", "branch", "why")
-        for item in schema.omitted:
-            table.add_row(*_cells(item.name, item.reason))
+    if found["omitted"]:
+        table = _table("Left out", "branch", "kB on disk", "why")
+        for item in found["omitted"]:
+            table.add_row(*_cells(item["name"], _kb(item["compressed"]), item["reason"]))
         _out.print(table)
-    _out.print(
-        f"{len(found.plan.files)} files, {found.plan.entries:,} entries, {len(schema.flat)} flat and "
-        f"{len(schema.jagged)} jagged branches, {len(schema.omitted)} left out"
+
+
+_STATISTICS = ("dim", "min", "max", "NaN", "inf", "zero")
+
+
+def _statistics(branch: dict[str, Any]) -> list[object]:
+    share = branch["zero_share"]
+    zero = "-" if share is None else f"{100 * share:.1f} %"
+    return [branch["dim"], _number(branch["min"]), _number(branch["max"]), branch["nan"], branch["inf"], zero]
+
+
+def _show_reading(found: dict[str, Any]) -> None:
+    """A line for each chunk as MLaaS4HEP's reader has it, and two for all; MB are those of the values in memory."""
+    read = found["read"]
+    _, names = _within([file["path"] for file in found["files"]])
+    short = dict(zip((file["path"] for file in found["files"]), names, strict=True))
+    for chunk in read["chunks"]:
+        where = f"{short[chunk['path']]} [{chunk['start']}, {chunk['stop']})"
+        _out.print(escape(f"# {_speed(chunk, read['branches'])}, {where}"))
+    _out.print(escape(f"# total {_speed(read['reading'], read['branches'])}, seconds of reading in all tasks added"))
+    _out.print(escape(f"# total {_speed(read['elapsed'], read['branches'])}, by the clock, with statistics"))
+
+
+def _speed(of: dict[str, Any], branches: int) -> str:
+    rate, khz = (f"{of[key]:.1f}" if of[key] is not None else "-" for key in ("mb_per_second", "khz"))
+    return (
+        f"{of['entries']} entries, {branches} branches, {of['bytes'] / 1e6:.2f} MB, {of['seconds']:.2f} sec, "
+        f"{rate} MB/sec, {khz} kHz"
     )
+
+
+def _sum_of(found: dict[str, Any]) -> str:
+    """The last lines: files, branches, and what the statistics are of."""
+    compressed = "" if found["compressed"] is None else f", {_mb(found['compressed'])} MB of it in branches"
+    identifiers = ", ".join(found["identifiers"])
+    files = len(found["files"])
+    lines = [
+        f"{files} file{'s' * (files > 1)}, {found['entries']:,} entries, {_mb(found['bytes'])} MB on disk{compressed}",
+        f"{found['flat']} flat and {found['jagged']} jagged branches, {len(found['omitted'])} left out",
+    ]
+    if "read" not in found:
+        return "\n".join(lines)
+    lines[1] += f"; W = {found['attributes']} attributes"
+    lines[1] += f" without the identifiers {identifiers}" if identifiers else ""
+    read, entries = found["read"]["entries"], found["entries"]
+    of = f"a sample, {read:,} of {entries:,} entries; --events {entries} reads all"
+    lines.append(f"dim, ranges, NaN, inf, zero and W are those of {f'all {read:,} entries' if read == entries else of}")
+    return "\n".join(lines)
+
+
+def _within(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder that all paths are in, and the paths from there on."""
+    parts = [path.split("/") for path in paths]
+    levels = zip(*(path[:-1] for path in parts), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda level: len({*level}) == 1, levels))
+    return "/".join(parts[0][:shared]), ["/".join(path[shared:]) for path in parts]
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def _kb(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e3:,.1f}"
 
 
 @app.command()

@@ -14,6 +14,7 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark import runs, storage
 from mlaas_spark.errors import ChunkError, ConfigError, ExportError, ModelContractError, SpecsError, SpecsMismatchError
 from mlaas_spark.fileset import fileset
+from mlaas_spark.inspection import Headers, Inspection
 from mlaas_spark.selection import Expression
 from mlaas_spark.specs import SpecsFile
 from mlaas_spark.transform import FeatureTransform
@@ -30,34 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Inspection:
-    """What is in the input files."""
-
-    plan: Plan
-    trees: dict[str, dict[str, int]]
-    identifiers: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "files": [
-                {
-                    "path": file.path,
-                    "format": file.format.value,
-                    "tree": file.tree,
-                    "trees": self.trees.get(file.path, {}),
-                    "uuid": file.uuid,
-                    "entries": file.entries,
-                    "clusters": len(file.boundaries) - 1,
-                }
-                for file in self.plan.files
-            ],
-            "entries": self.plan.entries,
-            "identifiers": list(self.identifiers),
-            **self.plan.schema.to_json(),
-        }
+SAMPLE = 25_000
+"""Entries that inspect reads unless it is told how many."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +51,33 @@ class RunResult:
     saved: Path | None = None
 
 
-def inspect(config: Config, journal: Journal) -> Inspection:
+def inspect_headers(config: Config, journal: Journal) -> Headers:
     """Open the files; read no events."""
-    from mlaas_spark.config import Format
+    return _headers(config, _open(config, journal), journal)
 
+
+def inspect(config: Config, journal: Journal) -> Inspection:
+    """Open the files and read so many entries as the config says (:data:`SAMPLE` if it does not), selected or not."""
+    from mlaas_spark.spark import inspection as inspecting
+
+    if config.input.selection:
+        journal.say(f"inspect shows all entries: the selection {config.input.selection!r} is not applied")
+    sampling = {"events": config.input.events or SAMPLE, "selection": None}
+    config = config.model_copy(update={"input": config.input.model_copy(update=sampling)})
     events = _open(config, journal)
-    trees: dict[str, dict[str, int]] = {}
-    if events.plan.files[0].format is Format.ROOT:
-        from mlaas_spark import root_io
+    headers = _headers(config, events, journal)
+    with journal.stage("read events") as stage:
+        specs, readings = inspecting.read(events)
+        stage.events = specs.events
+    return Inspection(headers, specs, tuple(_candidates(config, events)), readings, stage.seconds)
 
-        trees = {file.path: root_io.trees(file.path) for file in events.plan.files[:1]}
-    return Inspection(events.plan, trees, _keys(config, events))
+
+def _headers(config: Config, events: Events, journal: Journal) -> Headers:
+    from mlaas_spark.spark.inspection import on_disk
+
+    with journal.stage("look up sizes"):
+        files, compressed = on_disk(events)
+    return Headers(events.plan, files, compressed, _keys(config, events))
 
 
 @dataclass(frozen=True)
@@ -373,12 +364,17 @@ def _keys(config: Config, events: Events) -> tuple[str, ...]:
     )
 
 
-def _features(config: Config, events: Events) -> list[str]:
+def _candidates(config: Config, events: Events) -> list[str]:
     """Branches that become features: not identifiers, not what makes the label, not what only the selection reads."""
     label = Expression.parse(config.input.label).branches if config.input.label else frozenset()
     chosen = events.plan.schema.select(config.input.branches, config.input.exclude)
     wanted = {*chosen.names, *config.input.derive} - label - {*config.input.identifiers}
-    names = [name for name in events.plan.schema.names if name in wanted]
+    return [name for name in events.plan.schema.names if name in wanted]
+
+
+def _features(config: Config, events: Events) -> list[str]:
+    """:func:`_candidates`, at least one of them."""
+    names = _candidates(config, events)
     if not names:
         msg = "no branch is left that could be a feature: see mlaas-spark inspect for what there is"
         raise SpecsError(msg)

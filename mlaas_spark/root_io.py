@@ -103,14 +103,29 @@ def read_header(path: str, tree: str | None = None) -> Header:
             return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
 
 
-def trees(path: str) -> dict[str, int]:
-    """Trees in a file and their entries; of several cycles the newest.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What lies in a file.
+
+    Attributes:
+        trees: Trees and their entries; of several cycles the newest.
+        compressed: Bytes on disk of each branch of one tree, by its name in the file: its baskets (RNTuple: its pages).
+            None where baskets lie in the tree's own header, which is compressed as a whole.
+    """
+
+    trees: dict[str, int]
+    compressed: dict[str, int | None]
+
+
+def read_contents(path: str, tree: str) -> Contents:
+    """All trees of a file, and what the branches of ``tree`` take on disk; reads no events.
 
     Raises:
         UnreadableInputError: The file cannot be opened or is damaged.
     """
-    with _open(path) as file, _named(path, None):
-        return {name: int(file[name].num_entries) for name in _tree_names(file)}
+    with _open(path) as file, _named(path, tree):
+        trees = {name: int(file[name].num_entries) for name in _tree_names(file)}
+        return Contents(trees, _compressed(file[tree]))
 
 
 def read_ranges(
@@ -232,6 +247,30 @@ def _clusters(tree: Any, entries: int) -> tuple[int, ...]:
     else:
         edges = {int(cluster.num_first_entry) for cluster in tree.cluster_summaries}
     return tuple(sorted({0, entries} | {edge for edge in edges if 0 < edge < entries}))
+
+
+def _compressed(tree: Any) -> dict[str, int | None]:
+    named = tree.items(recursive=True)
+    if hasattr(tree, "page_link_list"):
+        return {**_bytes_of_pages(tree, {field.field_id: name for name, field in named})}
+    return {name: None if branch.embedded_baskets else int(branch.compressed_bytes) for name, branch in named}
+
+
+def _bytes_of_pages(ntuple: Any, names: dict[int, str]) -> dict[str, int]:
+    """Bytes of the pages of each named field of an RNTuple; each page counts for one field."""
+    sizes = dict.fromkeys(names.values(), 0)
+    owners = [_owner(ntuple.field_records, column.field_id, names) for column in ntuple.column_records]
+    for cluster in ntuple.page_link_list:
+        for owner, column in zip(owners, cluster, strict=False):  # a cluster may be older than the last columns
+            sizes[owner] += sum(page.locator.num_bytes for page in column.pages)
+    return sizes
+
+
+def _owner(fields: Sequence[Any], number: int, names: dict[int, str]) -> str:
+    """Name of an RNTuple's field; the elements of a list have none, theirs is that of the list."""
+    while number not in names:
+        number = fields[number].parent_field_id
+    return names[number]
 
 
 def _tree_names(file: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
@@ -15,7 +15,7 @@ from mlaas_spark.spark.session import received
 from mlaas_spark.specs import Specs, SpecsFile, from_rows, merged, to_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from pyspark.sql import Row
 
@@ -32,7 +32,13 @@ _PARTIAL = pa.schema(
         ("high", pa.float64()),
     ]
 )
-_RANGE = "range events"  # rows that count the selected events of a range, index = its first entry
+Partial: TypeAlias = tuple[int, str, str, int, int, float | None, float | None]
+"""A row of ``_PARTIAL``: rows of equal (file, branch, stat, index) add up in number and widen low and high."""
+
+RANGE_EVENTS, RANGE_BYTES, RANGE_NANOSECONDS = "range events", "range bytes", "range nanoseconds"
+"""Stats of a range, ``index`` being its first entry, see :func:`of_ranges`; all others are stats of a branch."""
+
+_OF_RANGES = {RANGE_EVENTS, RANGE_BYTES, RANGE_NANOSECONDS}
 
 
 def compute(
@@ -78,37 +84,62 @@ def _run(
     events: Events, branches: Collection[str], quantiles: Collection[str]
 ) -> tuple[dict[str, Specs], dict[tuple[int, int], int]]:
     names, with_bins = tuple(branches), frozenset(quantiles)
+    rows = merged_rows(events, lambda batches: partials(batches, names, with_bins))
+    uuids = [file.uuid for file in events.plan.files]
+    return {uuids[file]: specs for file, specs in by_file(rows).items()}, by_range(rows, RANGE_EVENTS)
 
-    def partials(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
-        parts: dict[int, Specs] = {}
-        counts: dict[tuple[int, int], int] = {}
-        for entries, batch, _ in batches:
-            part = Specs.of(batch, names, with_bins)
-            parts[entries.file] = parts[entries.file].merge(part) if entries.file in parts else part
-            counts[entries.file, entries.start] = counts.get((entries.file, entries.start), 0) + batch.num_rows
-        rows = [(file, *row) for file, part in parts.items() for row in to_rows(part)]
-        rows += [(file, "", _RANGE, start, number, None, None) for (file, start), number in counts.items()]
-        columns = list(zip(*rows, strict=True)) or [()] * len(_PARTIAL)
+
+def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Row]:
+    """The rows that ``partial`` makes of the events on executors; those of equal (file, branch, stat, index) as one."""
+
+    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        columns = list(zip(*partial(batches), strict=True)) or [()] * len(_PARTIAL)
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, _PARTIAL, strict=True)], schema=_PARTIAL
         )
 
-    frame = events.map_ranges(partials, from_arrow_schema(_PARTIAL))
+    frame = events.map_ranges(run, from_arrow_schema(_PARTIAL))
     merging = frame.groupBy("file", "branch", "stat", "index").agg(
         F.sum("number").alias("number"), F.min("low").alias("low"), F.max("high").alias("high")
     )
     with received():
-        rows = merging.collect()
-    counts = {(row.file, row["index"]): row.number for row in rows if row.stat == _RANGE}
-    by_file: dict[int, list[Row]] = {}
+        return merging.collect()
+
+
+def partials(
+    batches: Iterable[RangeBatch], names: Collection[str], with_bins: Collection[str] = ()
+) -> Iterator[Partial]:
+    """Rows of the specs of the named branches in each file, quantile bins for some, and of the events of each range."""
+    parts: dict[int, Specs] = {}
+    counts: dict[tuple[int, int], int] = {}
+    for entries, batch, _ in batches:
+        part = Specs.of(batch, names, with_bins)
+        parts[entries.file] = parts[entries.file].merge(part) if entries.file in parts else part
+        counts[entries.file, entries.start] = counts.get((entries.file, entries.start), 0) + batch.num_rows
+    yield from ((file, *row) for file, part in parts.items() for row in to_rows(part))
+    yield from of_ranges(RANGE_EVENTS, counts)
+
+
+def of_ranges(stat: str, values: Mapping[tuple[int, int], int]) -> Iterator[Partial]:
+    """Rows of a number for each range (file, start), which add up where a range comes in parts."""
+    return ((file, "", stat, start, number, None, None) for (file, start), number in values.items())
+
+
+def by_range(rows: Iterable[Row], stat: str) -> dict[tuple[int, int], int]:
+    """The numbers that :func:`of_ranges` made rows of."""
+    return {(row.file, row["index"]): row.number for row in rows if row.stat == stat}
+
+
+def by_file(rows: Iterable[Row]) -> dict[int, Specs]:
+    """The specs of each file, by its index in the plan."""
+    found: dict[int, list[Row]] = {}
     for row in rows:
-        if row.stat != _RANGE:
-            by_file.setdefault(row.file, []).append(row)
-    uuids = [file.uuid for file in events.plan.files]
+        if row.stat not in _OF_RANGES:
+            found.setdefault(row.file, []).append(row)
     return {
-        uuids[file]: from_rows((r.branch, r.stat, r["index"], r.number, r.low, r.high) for r in of_file)
-        for file, of_file in sorted(by_file.items())
-    }, counts
+        file: from_rows((r.branch, r.stat, r["index"], r.number, r.low, r.high) for r in of_file)
+        for file, of_file in sorted(found.items())
+    }
 
 
 def _request(events: Events, branches: Collection[str], quantiles: Collection[str]) -> str:

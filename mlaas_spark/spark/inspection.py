@@ -1,0 +1,156 @@
+"""What inspect needs of executors: trees and sizes out of the headers; statistics and speed of the ranges it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlaas_spark import storage
+from mlaas_spark.config import Format
+from mlaas_spark.errors import UnreadableInputError, reason
+from mlaas_spark.inspection import OnDisk, Reading, added
+from mlaas_spark.spark.session import on_executor, partitions, received
+from mlaas_spark.spark.specs import (
+    RANGE_BYTES,
+    RANGE_EVENTS,
+    RANGE_NANOSECONDS,
+    by_file,
+    by_range,
+    merged_rows,
+    of_ranges,
+    partials,
+)
+from mlaas_spark.specs import merged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mlaas_spark.spark.ingest import Events, RangeBatch
+    from mlaas_spark.spark.specs import Partial
+    from mlaas_spark.specs import Specs
+
+
+class _File(NamedTuple):
+    number: int
+    path: str
+    format: Format
+    tree: str
+
+
+def on_disk(events: Events) -> tuple[tuple[OnDisk, ...], dict[str, int | None]]:
+    """Bytes and trees of each file; bytes of each branch, by its name in the file, in all of them: None is not known.
+
+    Raises:
+        UnreadableInputError: A file that could be opened before cannot be now.
+    """
+    files = [_File(i, file.path, file.format, file.tree) for i, file in enumerate(events.plan.files)]
+
+    def look(some: Iterable[_File]) -> Iterator[tuple[list[tuple[int, OnDisk]], dict[str, int | None]]]:
+        with on_executor():
+            contents = [(file, *_contents(file)) for file in some]
+            found = [(file.number, OnDisk(_size(file.path), trees)) for file, trees, _ in contents]
+            # sizes of branches cross to the driver once a partition, not once a file
+            yield found, added(sizes for _, _, sizes in contents)
+
+    spread = events.spark.sparkContext.parallelize(files, partitions(events.spark, len(files)))
+    with received():
+        parts = spread.mapPartitions(look).collect()
+    of_files = dict(item for found, _ in parts for item in found)
+    return tuple(of_files[file.number] for file in files), added(sizes for _, sizes in parts)
+
+
+def _size(path: str) -> int:
+    try:
+        return storage.size(path)
+    except OSError as error:
+        raise UnreadableInputError(path, reason(error)) from error
+
+
+def _contents(file: _File) -> tuple[dict[str, int], Mapping[str, int | None]]:
+    """Trees of a file, and bytes of each of its branches; nothing of what its format does not tell."""
+    if file.format is Format.ROOT:
+        from mlaas_spark import root_io
+
+        contents = root_io.read_contents(file.path, file.tree)
+        return contents.trees, contents.compressed
+    return {}, _column_chunks(file.path) if file.format is Format.PARQUET else {}
+
+
+def _column_chunks(path: str) -> dict[str, int]:
+    """Bytes of the column chunks of each branch, summed over the row groups, out of a Parquet file's footer."""
+    try:
+        fs, place = storage.filesystem(path)
+        with fs.open(place, "rb") as stream:
+            footer = pq.read_metadata(stream)
+        owners = [name for field in footer.schema.to_arrow_schema() for name in _owners(field)]
+    except (OSError, pa.ArrowException) as error:
+        raise UnreadableInputError(path, reason(error)) from error
+    sizes: dict[str, int] = dict.fromkeys(owners, 0)
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        for column, name in enumerate(owners):
+            sizes[name] += group.column(column).total_compressed_size
+    return sizes
+
+
+def _owners(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """For each of Parquet's columns below a field, in order, the name of its branch: members of records have dots."""
+    if pa.types.is_struct(field.type):
+        for member in field.type:
+            yield from _owners(member, f"{prefix}{field.name}.")
+    else:
+        yield from [prefix + field.name] * _columns_below(field.type)
+
+
+def _columns_below(kind: pa.DataType) -> int:
+    if pa.types.is_dictionary(kind) or not kind.num_fields:
+        return 1
+    return sum(_columns_below(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def read(events: Events) -> tuple[Specs, tuple[Reading, ...]]:
+    """Read all ranges of the plan once: statistics of every branch, and how fast each range came.
+
+    What Spark's readers of Parquet, JSON and CSV read and drop, beyond the entries that were asked for, takes its time
+    in the next range of the task.
+    """
+    names = events.plan.schema.names
+
+    def rows(batches: Iterator[RangeBatch]) -> Iterator[Partial]:
+        meter = _Meter(names)
+        yield from partials(meter.through(batches), names)
+        yield from of_ranges(RANGE_BYTES, meter.bytes)
+        yield from of_ranges(RANGE_NANOSECONDS, meter.nanoseconds)
+
+    found = merged_rows(events, rows)
+    counts, sizes, times = (by_range(found, stat) for stat in (RANGE_EVENTS, RANGE_BYTES, RANGE_NANOSECONDS))
+    readings = (
+        Reading(dataclasses.replace(r, events=counts[key]), sizes[key], times[key] / 1e9)
+        for r in events.plan.ranges
+        if (key := (r.file, r.start)) in counts
+    )
+    return merged(by_file(found).values()), tuple(readings)
+
+
+class _Meter:
+    """Bytes of the named branches, and nanoseconds of waiting for them, of each range (file, start)."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self.bytes: Counter[tuple[int, int]] = Counter()
+        self.nanoseconds: Counter[tuple[int, int]] = Counter()
+
+    def through(self, batches: Iterable[RangeBatch]) -> Iterator[RangeBatch]:
+        """The same batches; what is done with them between is not counted."""
+        began = time.perf_counter_ns()
+        for found in batches:
+            key = (found.entries.file, found.entries.start)
+            self.nanoseconds[key] += time.perf_counter_ns() - began
+            self.bytes[key] += sum(found.batch.column(name).nbytes for name in self._names)
+            yield found
+            began = time.perf_counter_ns()
