@@ -194,7 +194,7 @@ def inspect(
 
 
 def _show_files(found: dict[str, Any]) -> None:
-    folder, names = _within([file["path"] for file in found["files"]])
+    folder, names = within([file["path"] for file in found["files"]])
     has_trees = any(file["tree"] for file in found["files"])
     columns = ("file", *(["tree"] if has_trees else []), "entries", "clusters", "MB", "uuid")
     table = _table(f"Files in {folder}" if folder else "Files", *columns)
@@ -237,7 +237,7 @@ def _statistics(branch: dict[str, Any]) -> list[object]:
 def _show_reading(found: dict[str, Any]) -> None:
     """A line for each chunk as MLaaS4HEP's reader has it, and two for all; MB are those of the values in memory."""
     read = found["read"]
-    _, names = _within([file["path"] for file in found["files"]])
+    _, names = within([file["path"] for file in found["files"]])
     short = dict(zip((file["path"] for file in found["files"]), names, strict=True))
     for chunk in read["chunks"]:
         where = f"{short[chunk['path']]} [{chunk['start']}, {chunk['stop']})"
@@ -273,7 +273,7 @@ def _sum_of(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _within(paths: Sequence[str]) -> tuple[str, list[str]]:
+def within(paths: Sequence[str]) -> tuple[str, list[str]]:
     """The folder that all paths are in, and the paths from there on."""
     parts = [path.split("/") for path in paths]
     levels = zip(*(path[:-1] for path in parts), strict=False)

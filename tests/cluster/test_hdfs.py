@@ -14,7 +14,7 @@ from mlaas_spark.config import ChunkConfig, FeatureConfig
 from mlaas_spark.errors import UnreadableInputError
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.selection import Expression
-from mlaas_spark.spark import chunks, specs
+from mlaas_spark.spark import chunks, inspection, specs
 from mlaas_spark.spark.convert import convert
 from mlaas_spark.transform import FeatureTransform
 from tests.cluster import servers
@@ -36,6 +36,15 @@ def test_specs_of_files_there_are_those_of_local_ones(
     specs_of: Callable[..., Any], hdfs: str, local: Path, kind: str
 ) -> None:
     assert specs_of(f"{hdfs}/data/{kind}") == specs_of(str(local / kind))
+
+
+@pytest.mark.parametrize("kind", ["root", "parquet", "json", "csv"])
+def test_inspect_shows_there_what_it_shows_of_local_files(
+    opened: Callable[..., Events], hdfs: str, local: Path, kind: str
+) -> None:
+    there, here = opened(f"{hdfs}/data/{kind}", events=500), opened(str(local / kind), events=500)
+    assert inspection.on_disk(there) == inspection.on_disk(here)
+    assert inspection.read(there)[0] == inspection.read(here)[0]
 
 
 def test_globs_are_expanded_there(opened: Callable[..., Events], hdfs: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.spark import inspection
 from mlaas_spark.spark.convert import convert
 from tests.cluster import servers
 
@@ -32,6 +33,14 @@ def test_specs_of_files_named_by_url_are_those_of_local_ones(
 def test_folder_and_glob_are_expanded_on_the_server(opened: Callable[..., Events], xrootd: str, pattern: str) -> None:
     found = [file.path for file in opened(f"{xrootd}{pattern}").plan.files]
     assert found == [f"{xrootd}/background_0.root", f"{xrootd}/signal_0.root"]
+
+
+def test_inspect_shows_there_what_it_shows_of_local_files(
+    opened: Callable[..., Events], xrootd: str, local: Path
+) -> None:
+    there, here = opened(xrootd, events=500), opened(str(local / "root"), events=500)
+    assert inspection.on_disk(there) == inspection.on_disk(here)
+    assert inspection.read(there)[0] == inspection.read(here)[0]
 
 
 def test_conversion_has_the_digest_of_one_from_local_files(

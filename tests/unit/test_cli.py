@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlaas_spark import errors, pipeline
-from mlaas_spark.cli import main
+from mlaas_spark.cli import main, within
 from mlaas_spark.errors import MlaasSparkError
 
 KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
@@ -79,6 +79,7 @@ def test_any_other_error_is_named_a_bug_without_a_traceback(
         (["train", "--labels", "1,0"], "go with --files"),
         (["train", "f.root", "--files", "f.txt"], "leave out"),
         (["demo", "--files", "3"], "must be even"),
+        (["inspect", "f.root", "--headers", "--events", "5"], "reads no event"),
     ],
 )
 def test_mistake_on_the_command_line_ends_with_2_and_names_what_is_meant(
@@ -131,6 +132,20 @@ def test_names_with_markup_are_shown_as_they_are(
     monkeypatch.setattr(pipeline, "serve_check", failing(errors.ServingError("[red]x[/red].tar.gz [/] is none")))
     assert main(["serve-check", "x"]) == 6
     assert "[red]x[/red].tar.gz [/] is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder", "names"),
+    [
+        (["/a/b/x.root"], "/a/b", ["x.root"]),
+        (["/a/b/x.root", "/a/c/x.root"], "/a", ["b/x.root", "c/x.root"]),
+        (["root://h:1//d/x.root", "root://h:1//d/y.root"], "root://h:1//d", ["x.root", "y.root"]),
+        (["/x.root", "hdfs://h/x.root"], "", ["/x.root", "hdfs://h/x.root"]),
+        (["/a/b/x.root", "/a/bc/x.root"], "/a", ["b/x.root", "bc/x.root"]),
+    ],
+)
+def test_paths_are_shown_from_the_folder_that_all_are_in(paths: list[str], folder: str, names: list[str]) -> None:
+    assert within(paths) == (folder, names)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,26 @@ def test_trees_are_listed_with_their_entries(several: str) -> None:
     assert read_contents(several, "meta/Runs").trees == {"Events": 3, "meta/Runs": 2}
 
 
+def test_size_of_a_branch_is_that_of_its_baskets_as_their_own_keys_have_it(ttree: str) -> None:
+    with uproot.open(ttree) as file:
+        branches = file["Events"].items()
+        expected = {name: sum(b.basket_key(i).fNbytes for i in range(b.num_baskets)) for name, b in branches}
+    assert read_contents(ttree, "Events").compressed == expected
+    assert {"nJet", *READABLE} == expected.keys()
+    assert min(expected.values()) > 100
+
+
+def test_size_of_a_field_of_an_rntuple_is_that_of_its_pages_with_those_of_its_members(tmp_path: Path) -> None:
+    lists = ak.Array([[1.0, 2.0], [], [3.0]])
+    fields = {"x": np.arange(3.0), "jagged": lists, "record": ak.zip({"a": lists, "b": lists}, depth_limit=1)}
+    with uproot.recreate(tmp_path / "f.root", compression=None) as file:
+        file.mkrntuple("Events", fields)
+        file["Events"].extend(fields)
+    sizes = read_contents(str(tmp_path / "f.root"), "Events").compressed
+    # of float64 and of offsets of 8 bytes, twice
+    assert sizes == {"x": 48, "jagged": 96, "record": 0, "record.a": 96, "record.b": 96}
+
+
 def test_one_of_several_trees_must_be_named(several: str) -> None:
     with pytest.raises(TreeNotFoundError, match=r"has several trees \(Events, meta/Runs\): name one with --tree"):
         read_header(several)
