@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -141,6 +142,14 @@ def _journal() -> Journal:
     return Journal(announce=lambda line: _err.print(escape(line)))
 
 
+def _journal_of(context: typer.Context) -> Journal:
+    """The journal of a verb with --json: spark-submit makes one stream of both outputs, where JSON must be alone."""
+    from mlaas_spark.runs import Journal
+
+    alone = context.params.get("as_json") and "PYSPARK_GATEWAY_PORT" in os.environ
+    return Journal() if alone else _journal()
+
+
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Spark's own messages.")] = False,
@@ -182,7 +191,7 @@ def inspect(
         msg = "--headers reads no event: leave out --events, or --headers"
         raise ConfigError(msg)
     look: Callable[[Config, Journal], Headers | Inspection] = pipeline.inspect_headers if headers else pipeline.inspect
-    found = look(_resolved(context), _journal()).to_json()
+    found = look(_resolved(context), _journal_of(context)).to_json()
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
@@ -237,12 +246,14 @@ def _statistics(branch: dict[str, Any]) -> list[object]:
 def _show_reading(found: dict[str, Any]) -> None:
     """A line for each chunk as MLaaS4HEP's reader has it, and two for all; MB are those of the values in memory."""
     read = found["read"]
+    # Spark's own readers work ahead, in the JVM
+    waited = "of reading" if _is_root(found) else "that tasks waited for Spark's reader"
     _, names = within([file["path"] for file in found["files"]])
     short = dict(zip((file["path"] for file in found["files"]), names, strict=True))
     for chunk in read["chunks"]:
         where = f"{short[chunk['path']]} [{chunk['start']}, {chunk['stop']})"
         _out.print(escape(f"# {_speed(chunk, read['branches'])}, {where}"))
-    _out.print(escape(f"# total {_speed(read['reading'], read['branches'])}, seconds of reading in all tasks added"))
+    _out.print(escape(f"# total {_speed(read['reading'], read['branches'])}, seconds {waited}, all tasks added"))
     _out.print(escape(f"# total {_speed(read['elapsed'], read['branches'])}, by the clock, with statistics"))
 
 
@@ -256,7 +267,10 @@ def _speed(of: dict[str, Any], branches: int) -> str:
 
 def _sum_of(found: dict[str, Any]) -> str:
     """The last lines: files, branches, and what the statistics are of."""
-    compressed = "" if found["compressed"] is None else f", {_mb(found['compressed'])} MB of it in branches"
+    if found["compressed"] is not None:
+        compressed = f", {_mb(found['compressed'])} MB of it in branches"
+    else:
+        compressed = "; of branches with - the baskets lie in the tree's own header" if _is_root(found) else ""
     identifiers = ", ".join(found["identifiers"])
     files = len(found["files"])
     lines = [
@@ -271,6 +285,10 @@ def _sum_of(found: dict[str, Any]) -> str:
     of = f"a sample, {read:,} of {entries:,} entries; --events {entries} reads all"
     lines.append(f"dim, ranges, NaN, inf, zero and W are those of {f'all {read:,} entries' if read == entries else of}")
     return "\n".join(lines)
+
+
+def _is_root(found: dict[str, Any]) -> bool:
+    return bool(found["files"][0]["format"] == "root")
 
 
 def within(paths: Sequence[str]) -> tuple[str, list[str]]:
@@ -310,7 +328,7 @@ def plan(
     """
     from mlaas_spark import pipeline
 
-    made = pipeline.plan(_resolved(context), _journal()).to_json()
+    made = pipeline.plan(_resolved(context), _journal_of(context)).to_json()
     if as_json:
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
         return

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.layout import FeatureLayout
+from mlaas_spark.schema import column_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -48,6 +49,8 @@ class Headers:
     def to_json(self) -> dict[str, Any]:
         """As plain values; sizes are bytes, None where the format does not tell."""
         schema = self.plan.schema
+        # some that are left out are known by the names of their columns
+        sizes = {**{column_name(name): size for name, size in self.compressed.items()}, **self.compressed}
         return {
             "files": [
                 {
@@ -69,7 +72,7 @@ class Headers:
             "jagged": len(schema.jagged),
             "identifiers": list(self.identifiers),
             "branches": [{**asdict(b), "compressed": self.compressed.get(b.source)} for b in schema.branches],
-            "omitted": [{**asdict(item), "compressed": self.compressed.get(item.name)} for item in schema.omitted],
+            "omitted": [{**asdict(item), "compressed": sizes.get(item.name)} for item in schema.omitted],
         }
 
 
@@ -94,7 +97,7 @@ class Reading:
     Attributes:
         entries: The range; its ``events`` are those that came.
         bytes: Size of the values of its branches in memory, as Arrow.
-        seconds: How long the executor waited for them.
+        seconds: How long the executor waited for them; Spark's readers of Parquet, JSON and CSV work ahead.
     """
 
     entries: EntryRange

@@ -54,6 +54,14 @@ def test_json_has_all_that_is_shown_and_is_alone_on_standard_output(run: Command
     assert read["reading"]["seconds"] == pytest.approx(sum(chunk["seconds"] for chunk in read["chunks"]))
 
 
+def test_json_is_alone_where_spark_submit_makes_one_stream_of_both_outputs(
+    run: Command, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # as spark-submit sets it
+    assert run("inspect", str(sample), "--headers", "--json").err == ""
+    assert "open files done" in run("inspect", str(sample), "--headers").err
+
+
 def test_attributes_are_those_that_specs_has(run: Command, sample: Path) -> None:
     found = json.loads(run("inspect", str(sample), "--json").out)
     dims, flat = [], 0
@@ -73,7 +81,7 @@ def test_sample_is_told_as_one_and_taken_from_each_file(run: Command, sample: Pa
     out = run("inspect", str(sample), "--events", "100").out
     lines = [line for line in out.splitlines() if re.match(rf"# {SPEED}, \w+\.root \[0, 25\)$", line)]
     assert len(lines) == 4
-    assert re.search(rf"^# total {SPEED}, seconds of reading in all tasks added$", out, re.MULTILINE)
+    assert re.search(rf"^# total {SPEED}, seconds of reading, all tasks added$", out, re.MULTILINE)
     assert re.search(rf"^# total {SPEED}, by the clock, with statistics$", out, re.MULTILINE)
     assert "those of a sample, 100 of 2,400 entries; --events 2400 reads all" in out
     assert "those of all 2,400 entries" in run("inspect", str(sample), "--events", "2400").out
@@ -108,7 +116,9 @@ def test_file_without_any_feature_is_shown_all_the_same(run: Command, tmp_path: 
     found = json.loads(run("inspect", "names.csv", "--json").out)
     assert (found["attributes"], found["compressed"], found["read"]["entries"]) == (0, None, 2)
     assert found["omitted"] == [{"name": "name", "reason": "strings are not numbers", "compressed": None}]
-    assert re.search(r"^run +int32 +1 +1 +2 +0 +0 +0\.0 % +-", run("inspect", "names.csv").out, re.MULTILINE)
+    out = run("inspect", "names.csv").out
+    assert re.search(r"^run +int32 +1 +1 +2 +0 +0 +0\.0 % +-", out, re.MULTILINE)
+    assert "seconds that tasks waited for Spark's reader, all tasks added" in out
 
 
 def test_selection_of_the_config_is_not_applied_and_that_is_told(run: Command, sample: Path, tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_sizes_add_up_over_files_and_what_one_does_not_tell_is_not_known() -> No
     assert added([]) == {}
 
 
+def test_what_is_left_out_by_its_column_name_has_its_size() -> None:
+    headers = inspection().headers
+    schema = EventSchema.of([], [Omitted("Jet_pt", "excluded by --branches or --exclude")])
+    headers = dataclasses.replace(headers, plan=dataclasses.replace(headers.plan, schema=schema))
+    assert [item["compressed"] for item in headers.to_json()["omitted"]] == [900]
+
+
 @pytest.mark.parametrize(("sizes", "total"), [({"MET": 1, "x": 2}, 3), ({"MET": 1, "x": None}, None), ({}, None)])
 def test_total_is_known_where_all_are(sizes: dict[str, int | None], total: int | None) -> None:
     headers = dataclasses.replace(inspection().headers, compressed=sizes)
