@@ -56,7 +56,10 @@ ConfigFile = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A config key: --set spark.master=local[2]; repeatable.")
 ]
-Tree = Annotated[str | None, typer.Option("--tree", help="Tree to read; may be left out if a file has only one.")]
+Tree = Annotated[
+    str | None,
+    typer.Option("--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."),
+]
 Branches = Annotated[
     str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
 ]
@@ -80,6 +83,10 @@ Preproc = Annotated[
     str | None,
     typer.Option("--preproc", help="Python file with preprocessing_batch(batch) or preprocessing(rec); JSON, CSV."),
 ]
+AllowCopies = Annotated[
+    bool,
+    typer.Option("--allow-copies", help="Read files of one uuid, or of equal content, all; else they are refused."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 
 
@@ -97,6 +104,7 @@ _INPUT_OPTIONS = {
     "events": "events",
     "preproc": "preproc",
     "fileset": "fileset",
+    "allow_copies": "allow_copies",
 }
 """Options that put a key into the config's section ``input``."""
 
@@ -162,6 +170,7 @@ def inspect(
     kind: FormatOption = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     as_json: AsJson = False,
 ) -> None:
     """Show files, trees, entries and branches, and what is left out and why.
@@ -211,6 +220,7 @@ def plan(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     as_json: AsJson = False,
 ) -> None:
     """Show how a job would divide its work: ranges and bytes of each file, partitions, the largest range.
@@ -223,14 +233,15 @@ def plan(
     if as_json:
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
         return
-    table = _table("Plan", "path", "entries", "ranges", "MB")
+    table = _table("Plan", "path", "tree", "entries", "ranges", "MB")
     for file in made["files"]:
-        table.add_row(*_cells(file["path"], file["entries"], file["ranges"], f"{file['bytes'] / 1e6:.1f}"))
+        size = f"{file['bytes'] / 1e6:.1f}"
+        table.add_row(*_cells(file["path"], file["tree"], file["entries"], file["ranges"], size))
     _out.print(table)
+    files_read = len({file["path"] for file in made["files"]})
     _out.print(
-        f"{made['entries']:,} events of {len(made['files'])} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} "
-        f"ranges and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest "
-        f"{made['largest']:,}"
+        f"{made['entries']:,} events of {files_read} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} ranges "
+        f"and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest {made['largest']:,}"
     )
 
 
@@ -251,6 +262,7 @@ def convert(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     compression: Annotated[
         str | None, typer.Option("--compression", help="lz4 (reads fastest), zstd, snappy, gzip or none.")
     ] = None,
@@ -292,6 +304,7 @@ def specs(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -336,6 +349,7 @@ def chunks(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -371,6 +385,7 @@ def train(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     files: Annotated[str | None, typer.Option("--files", help="MLaaS4HEP: files.txt or a comma list.")] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="MLaaS4HEP: labels.txt, a comma list, or a column's name.")

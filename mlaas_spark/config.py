@@ -91,6 +91,7 @@ class InputConfig(_Section):
     identifiers: tuple[str, ...] = IDENTIFIERS
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
+    allow_copies: bool = False
 
     @field_validator("files", "branches", "exclude", "identifiers", mode="before")
     @classmethod

@@ -98,6 +98,7 @@ class Input:
         events: Entries that passed the selection.
         label: Label of all its events, if it has one.
         weight: Weight of all its events.
+        copy: How many inputs before it have its uuid and tree.
     """
 
     path: str
@@ -107,16 +108,18 @@ class Input:
     events: int
     label: float | None
     weight: float
+    copy: int = 0
 
     @property
-    def identity(self) -> tuple[str, str, int]:
-        """What its events depend on: uuid, tree, entries."""
-        return self.uuid, self.tree, self.entries
+    def identity(self) -> tuple[str, str, int, int]:
+        """What its events depend on, and which of several copies it is: uuid, tree, entries, copy."""
+        return self.uuid, self.tree, self.entries, self.copy
 
     @property
     def content(self) -> list[Any]:
         """All but where it was."""
-        return [*self.identity, self.events, self.label, self.weight]
+        content = [self.uuid, self.tree, self.entries, self.events, self.label, self.weight]
+        return [*content, self.copy] if self.copy else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,7 +489,7 @@ def inputs_of(plan: Plan) -> tuple[Input, ...]:
     for r in plan.ranges:
         entries[r.file] += r.entries
     return tuple(
-        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight)
+        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight, file.copy)
         for file, read_entries, events in zip(plan.files, entries, plan.events_by_file(), strict=True)
     )
 

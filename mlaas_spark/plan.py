@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,7 @@ from mlaas_spark.mixing import largest_remainder
 from mlaas_spark.schema import EventSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 _WHOLE = 4  # targets that a cluster may have and still be one range
@@ -38,6 +39,7 @@ class PlannedFile:
         boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries.
         steps: The only entries to read, as [start, stop); () reads all.
         lacks: Branches of the plan's schema that are missing in all its events.
+        copy: How many files before it in the plan have its uuid and tree; only copies have another number than 0.
     """
 
     path: str
@@ -51,6 +53,13 @@ class PlannedFile:
     boundaries: tuple[int, ...]
     steps: tuple[tuple[int, int], ...] = ()
     lacks: tuple[str, ...] = ()
+    copy: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other file of a plan, wherever it lies: uuid, tree, number of the copy."""
+        tree, copy = self.tree and f":{self.tree}", self.copy and f"#{self.copy}"
+        return f"{self.uuid}{tree}{copy or ''}"
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -112,6 +121,16 @@ class Plan:
         return sum(r.entries for r in self.ranges)
 
     @property
+    def twins(self) -> list[int]:
+        """How many files before each have its uuid: trees of one file, or copies."""
+        seen = Counter[str]()
+        numbers = []
+        for file in self.files:
+            numbers.append(seen[file.uuid])
+            seen[file.uuid] += 1
+        return numbers
+
+    @property
     def counted(self) -> bool:
         """Whether every range knows how many of its entries pass the selection."""
         return all(r.events is not None for r in self.ranges)
@@ -125,10 +144,10 @@ class Plan:
 
     @property
     def limits(self) -> dict[str, list[list[int]]]:
-        """Spans of entries read of each file, by uuid, where not all entries of all files are read; else empty."""
+        """Spans of entries read of each file, by key, where not all entries of all files are read; else empty."""
         read = self._spans_read()
         whole = all(spans == [[0, file.entries]] for file, spans in zip(self.files, read, strict=True) if file.entries)
-        return {} if whole else {file.uuid: spans for file, spans in zip(self.files, read, strict=True)}
+        return {} if whole else {file.key: spans for file, spans in zip(self.files, read, strict=True)}
 
     def _spans_read(self) -> list[list[list[int]]]:
         read: list[list[list[int]]] = [[] for _ in self.files]
@@ -150,9 +169,9 @@ class Plan:
         return ranks
 
     def digest(self) -> str:
-        """SHA-256 over what is read (uuid, tree, entries, label, weight, schema), not paths, not how it is cut."""
+        """SHA-256 over what is read (key, entries, label, weight, schema), not paths, not how it is cut."""
         content = [
-            [file.uuid, file.tree, file.entries, spans, file.label, file.weight]
+            [file.key, file.entries, spans, file.label, file.weight]
             for file, spans in zip(self.files, self._spans_read(), strict=True)
         ]
         return hashlib.sha256(json.dumps([content, self.schema.digest()]).encode()).hexdigest()
@@ -185,6 +204,32 @@ class Plan:
         return cls(
             tuple(files), EventSchema.from_json(content["schema"]), tuple(EntryRange(*r) for r in content["ranges"])
         )
+
+
+def copy_numbers(files: Iterable[tuple[str, str, str]], *, allowed: bool) -> list[int]:
+    """How many files before each, given as (path, uuid, tree), have its uuid and tree.
+
+    Raises:
+        FilesetError: A path and tree come twice; or two files are copies and these are not ``allowed``.
+    """
+    paths: dict[tuple[str, str], list[str]] = {}
+    numbers = []
+    for path, uuid, tree in files:
+        others = paths.setdefault((uuid, tree), [])
+        if path in others:
+            named = f"tree {tree} of {path}" if tree else path
+            msg = f"{named} is named twice: its events would count twice; name it once"
+            raise FilesetError(msg)
+        if others and not allowed:
+            same = f"uuid {uuid}" if tree else "content"
+            msg = (
+                f"{path} is a copy of {others[0]} (same {same}): its events would count twice; name one, or give "
+                "--allow-copies to read both"
+            )
+            raise FilesetError(msg)
+        numbers.append(len(others))
+        others.append(path)
+    return numbers
 
 
 def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import struct
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
 
 import awkward as ak
@@ -96,11 +97,23 @@ def read_header(path: str, tree: str | None = None) -> Header:
         UnreadableInputError: The file cannot be opened or is damaged.
     """
     with _open(path) as file:
-        name = _tree_name(file, path, tree)
-        with _named(path, name):
-            opened = file[name]
-            entries = int(opened.num_entries)
-            return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
+        return _header(file, path, _tree_name(file, path, tree))
+
+
+def read_headers(path: str, tree: str | None = None) -> list[Header]:
+    """As :func:`read_header`; where ``tree`` is a glob, of every tree that it matches, by name.
+
+    ``*`` matches ``/`` too. A name is also itself, whatever characters it has.
+    """
+    with _open(path) as file:
+        return [_header(file, path, name) for name in _matching_trees(file, path, tree)]
+
+
+def _header(file: Any, path: str, name: str) -> Header:
+    with _named(path, name):
+        opened = file[name]
+        entries = int(opened.num_entries)
+        return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
 
 
 def trees(path: str) -> dict[str, int]:
@@ -247,6 +260,15 @@ def _tree_name(file: Any, path: str, tree: str | None) -> str:
     if tree is None or tree not in names:
         raise TreeNotFoundError(tree or "", path, names)
     return tree
+
+
+def _matching_trees(file: Any, path: str, tree: str | None) -> list[str]:
+    if tree is not None and storage.has_glob(tree):
+        with _named(path, tree):
+            names = sorted(set(_tree_names(file)))
+        if tree not in names and (found := [name for name in names if fnmatchcase(name, tree)]):
+            return found
+    return [_tree_name(file, path, tree)]
 
 
 @contextmanager

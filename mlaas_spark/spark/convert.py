@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mlaas_spark.manifest import Input, Staging
-    from mlaas_spark.plan import EntryRange, Plan
+    from mlaas_spark.plan import EntryRange, PlannedFile
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 _ROW_GROUP_EVENTS = 25_000
@@ -44,7 +45,7 @@ _DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.in
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Paths of input files against those that a data set was made from."""
+    """Paths of input files, with the tree where there are several, against those that a data set was made from."""
 
     kept: tuple[str, ...]
     new: tuple[str, ...]
@@ -53,15 +54,23 @@ class Changes:
 
     @classmethod
     def between(cls, before: Sequence[Input], now: Sequence[Input]) -> Self:
-        """A file is the same while uuid, tree and entries are, wherever it lies."""
-        known, wanted = {item.identity for item in before}, {item.identity for item in now}
-        old_paths, paths = {item.path for item in before}, {item.path for item in now}
-        other = [item.path for item in now if item.identity not in known]
+        """A file is the same while uuid, tree, entries and copy are, wherever it lies."""
+        trees: dict[str, set[str]] = {}
+        for item in (*before, *now):
+            trees.setdefault(item.path, set()).add(item.tree)
+
+        def place(item: Input) -> str:
+            return f"{item.path}:{item.tree}" if len(trees[item.path]) > 1 else item.path
+
+        known = {item.identity for item in before}
+        fewer = Counter(item.identity[:-1] for item in before) - Counter(item.identity[:-1] for item in now)
+        old_places, places = {place(item) for item in before}, {place(item) for item in now}
+        other = [place(item) for item in now if item.identity not in known]
         return cls(
-            kept=tuple(item.path for item in now if item.identity in known),
-            new=tuple(path for path in other if path not in old_paths),
-            changed=tuple(path for path in other if path in old_paths),
-            removed=tuple(i.path for i in before if i.identity not in wanted and i.path not in paths),
+            kept=tuple(place(item) for item in now if item.identity in known),
+            new=tuple(name for name in other if name not in old_places),
+            changed=tuple(name for name in other if name in old_places),
+            removed=tuple(place(i) for i in before if fewer[i.identity[:-1]] and place(i) not in places),
         )
 
     def __str__(self) -> str:
@@ -112,14 +121,12 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
     staging = stage(folder, request_digest([recipe, plan.digest()]))
-    missing = tuple(r for r in fresh if staging.finished(_task(plan, r)) is None)
+    missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
     with discarded_if_empty(staging):
         if missing:
             with received():
-                events.with_ranges(missing).map_ranges(
-                    _writer(plan, staging, config), from_arrow_schema(_DONE)
-                ).collect()
-        done = {r: staging.finished(_task(plan, r)) or [] for r in fresh}
+                events.with_ranges(missing).map_ranges(_writer(staging, config), from_arrow_schema(_DONE)).collect()
+        done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
         first = {r.file: r.start for r in reversed(plan.ranges)}
@@ -139,7 +146,7 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         manifest = before
     else:
         staged = [
-            (file, f"{_task(plan, entries)}-{file.digest[:16]}.parquet")
+            (file, _final_name(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
         ]
@@ -153,14 +160,19 @@ def _moved(file: DataFile, places: dict[int, int]) -> DataFile:
     return replace(file, ranges=tuple((places[index], start, stop) for index, start, stop in file.ranges))
 
 
-def _task(plan: Plan, entries: EntryRange) -> str:
-    # an earlier attempt may have cut the file elsewhere: a range is named by both of its ends
-    return f"{plan.files[entries.file].uuid}-{entries.start:012d}-{entries.stop:012d}"
+def _task(entries: EntryRange) -> str:
+    # by the file's place: the staging folder is of one list of files. An earlier attempt may have cut the file
+    # elsewhere: a range is named by both of its ends
+    return f"{entries.file:06d}-{entries.start:012d}-{entries.stop:012d}"
 
 
-def _writer(
-    plan: Plan, staging: Staging, config: ConvertConfig
-) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+def _final_name(file: PlannedFile, entries: EntryRange, values: str) -> str:
+    # trees and copies of one file may have equal values in equal entries
+    digest = request_digest([file.key, values])
+    return f"{file.uuid}-{entries.start:012d}-{entries.stop:012d}-{digest[:16]}.parquet"
+
+
+def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             # without the file's place in the list of inputs, which changes while they come and go
@@ -174,7 +186,7 @@ def _writer(
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))
-            staging.finish(_task(plan, entries), files)
+            staging.finish(_task(entries), files)
             row = [[entries.file], [entries.start], [table.num_rows]]
             yield pa.RecordBatch.from_arrays(
                 [pa.array(value, field.type) for value, field in zip(row, _DONE, strict=True)], schema=_DONE

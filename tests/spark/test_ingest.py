@@ -325,7 +325,10 @@ def two_schemas(
 
 @pytest.mark.parametrize(
     ("exclude", "message"),
-    [((), "'MET_pt' is float32 in .*float64 in"), (("MET_pt",), "'flag' is in .*one.root but not in .*two.root")],
+    [
+        ((), "'MET_pt' is float32 in .*float64 in"),
+        (("MET_pt",), "'flag' is in .*one.root:Events but not in .*two.root:Events"),
+    ],
 )
 def test_root_files_of_different_schema_are_refused_by_name(
     opened: Callable[..., Events], two_schemas: tuple[str, str], exclude: tuple[str, ...], message: str

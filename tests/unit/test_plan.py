@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, copy_numbers, make_plan
 from mlaas_spark.schema import Branch, EventSchema
 
 SCHEMA = EventSchema.of([Branch("MET", "MET", "float32", jagged=False)])
@@ -74,7 +74,7 @@ def test_steps_alone_are_read() -> None:
     assert file.spans == ((2, 8), (15, 30))
     plan = make_plan([file], SCHEMA, 12)
     assert [(r.start, r.stop) for r in plan.ranges] == [(2, 8), (15, 20), (20, 30)]
-    assert plan.limits == {file.uuid: [[2, 8], [15, 30]]}
+    assert plan.limits == {file.key: [[2, 8], [15, 30]]}
     assert [(r.start, r.stop) for r in make_plan([file], SCHEMA, 50, events=9).ranges] == [(2, 8), (15, 18)]
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
@@ -191,10 +191,38 @@ def test_digest_sees_everything_that_changes_what_is_read() -> None:
         make_plan(FILES, SCHEMA, 10, events=49),
         *(
             make_plan([replace(FILES[0], **change), FILES[1]], SCHEMA, 10)
-            for change in ({"uuid": "f" * 32}, {"tree": "T"}, {"label": None}, {"weight": 2.0})
+            for change in ({"uuid": "f" * 32}, {"tree": "T"}, {"copy": 1}, {"label": None}, {"weight": 2.0})
         ),
     ]
     assert len({plan.digest() for plan in plans}) == len(plans)
+
+
+def test_trees_and_copies_of_one_file_are_told_from_each_other() -> None:
+    file = planned(0, [0, 30])
+    others = [replace(file, tree="Runs"), replace(file, copy=1), replace(file, tree="Runs", copy=1)]
+    assert len({each.key for each in (file, *others)}) == 4
+    assert replace(file, path="/else/where.root", label=None).key == file.key
+    plan = make_plan([file, planned(1, [0, 30]), *others], SCHEMA, 10, events=50)
+    assert plan.limits == {each.key: [[0, 10]] for each in plan.files}
+    assert plan.twins == [0, 0, 1, 2, 3]
+
+
+FOUND = [("/a.root", "1f", "T"), ("/b.root", "1f", "T"), ("/a.root", "1f", "U"), ("/c.root", "1f", "T")]
+
+
+def test_copies_are_numbered_where_they_are_allowed() -> None:
+    assert copy_numbers(FOUND, allowed=True) == [0, 1, 0, 2]
+    assert copy_numbers([FOUND[0], FOUND[2]], allowed=False) == [0, 0]
+
+
+def test_copies_are_refused_and_both_named() -> None:
+    with pytest.raises(FilesetError, match=r"^/b\.root is a copy of /a\.root \(same uuid 1f\).*--allow-copies"):
+        copy_numbers(FOUND, allowed=False)
+
+
+def test_one_tree_twice_is_refused_even_where_copies_are_allowed() -> None:
+    with pytest.raises(FilesetError, match=r"^tree T of /a\.root is named twice"):
+        copy_numbers([*FOUND, FOUND[0]], allowed=True)
 
 
 @given(clusters, st.integers(1, 150))

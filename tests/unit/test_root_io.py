@@ -13,7 +13,7 @@ import pytest
 import uproot
 
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError
-from mlaas_spark.root_io import Header, read_header, read_ranges, trees
+from mlaas_spark.root_io import Header, read_header, read_headers, read_ranges, trees
 from mlaas_spark.schema import ENTRY, FILE, Branch
 
 if TYPE_CHECKING:
@@ -237,6 +237,48 @@ def test_one_of_several_trees_must_be_named(several: str) -> None:
     with pytest.raises(TreeNotFoundError, match=r"has several trees \(Events, meta/Runs\): name one with --tree"):
         read_header(several)
     assert read_header(several, "meta/Runs").schema.names == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*", ["Events", "meta/Runs"]),
+        ("*/Runs", ["meta/Runs"]),
+        ("E*s", ["Events"]),
+        ("[EF]vents", ["Events"]),
+        ("Events", ["Events"]),
+    ],
+)
+def test_glob_of_trees_gives_each_tree_that_it_matches(several: str, glob: str, names: list[str]) -> None:
+    assert read_headers(several, glob) == [read_header(several, name) for name in names]
+
+
+def test_glob_that_matches_no_tree_says_which_there_are(several: str) -> None:
+    with pytest.raises(TreeNotFoundError, match=r"tree 'Runs\*' not found in .*several\.root; .*: .*meta/Runs"):
+        read_headers(several, "Runs*")
+
+
+def test_tree_with_characters_of_a_glob_in_its_name_is_that_tree(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        for name in ("T[1]", "T1"):
+            file.mktree(name, {"x": np.dtype("f8")})
+    assert [header.tree for header in read_headers(str(tmp_path / "f.root"), "T[1]")] == ["T[1]"]
+
+
+@pytest.mark.parametrize("kind", ["mktree", "mkrntuple"])
+def test_newest_of_several_cycles_is_read(tmp_path: Path, kind: str) -> None:
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        for values in ([1.0], [2.0, 3.0]):
+            getattr(file, kind)("T", {"x": np.array(values)} if kind == "mkrntuple" else {"x": np.dtype("f8")})
+            if kind == "mktree":
+                file["T"].extend({"x": np.array(values)})
+    with uproot.open(path) as file:
+        assert set(file.keys()) == {"T;1", "T;2"}
+    for header in (read_header(path), *read_headers(path, "*")):
+        assert (header.tree, header.entries) == ("T", 2)
+        (batch,) = read_ranges(path, header.tree, header.schema, [(0, 2)], 0)
+        assert batch.column("x").to_pylist() == [2.0, 3.0]
 
 
 @pytest.mark.parametrize("name", ["Event", "h", "meta", "runs"])
