@@ -7,7 +7,9 @@ Layout of a folder::
                                       (a converted data set gets a new one when its inputs change)
     _staging/<request>/               what a job has written and not yet committed
     _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
-    <anything>.parquet                files that the manifest lists
+    events/*.parquet                  files that the manifest lists: of a converted data set
+    train/, validation/, test/        of chunks
+                                      (the manifest is in no folder of Parquet files, whose readers would stumble on it)
 
 Executors write files under unique names into the staging folder and record them in the ledger; the driver moves the
 recorded files into place and publishes the manifest last. A crash at any point leaves the old manifest valid, and a

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from mlaas_spark.plan import EntryRange, PlannedFile
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
+PLACE = "events"
+"""Folder in the data set that holds its Parquet files and nothing else: any reader of Parquet folders can read it."""
+
 _ROW_GROUP_EVENTS = 25_000
 _NAMED = 5  # paths in a message
 _DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
@@ -85,7 +88,7 @@ def _named(kind: str, paths: Sequence[str]) -> str:
 
 
 def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
-    """Write the selected events to ``folder``, a Parquet file for each entry range.
+    """Write the selected events to ``folder/events``, a Parquet file for each entry range.
 
     A data set that is there is brought up to date: the files of inputs that have not changed stay, those of new and
     changed inputs are written, those of changed and removed ones go. A conversion that was begun goes on.
@@ -145,8 +148,10 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         clean(staging)
         manifest = before
     else:
+        # a set from before there was this folder has its files beside the manifest, all of them
+        beside = any("/" not in file.path for file in stays)
         staged = [
-            (file, _final_name(plan.files[entries.file], entries, file.digest))
+            (file, ("" if beside else f"{PLACE}/") + _final_name(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
         ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import shutil
 from collections import Counter
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -100,6 +102,48 @@ def test_every_value_and_type_is_that_of_uproot(
             assert same_values(part[name].to_pylist(), values.to_list()), name
         start += n
     assert start == table.num_rows == 1280
+
+
+def by_pandas(folder: str, _: SparkSession) -> list[int]:
+    return list(pd.read_parquet(folder)["event"])
+
+
+def by_dataset(folder: str, _: SparkSession) -> list[int]:
+    return list(pyarrow.dataset.dataset(folder).to_table()["event"].to_pylist())
+
+
+def by_glob(folder: str, _: SparkSession) -> list[int]:
+    return list(pq.ParquetDataset(glob.glob(f"{folder}/*.parquet")).read()["event"].to_pylist())  # noqa: PTH207
+
+
+def by_spark(folder: str, spark: SparkSession) -> list[int]:
+    return [row["event"] for row in spark.read.parquet(folder).collect()]
+
+
+@pytest.mark.parametrize("read", [by_pandas, by_dataset, by_glob, by_spark])
+def test_folder_of_the_files_is_plain_parquet(
+    spark: SparkSession,
+    converted: tuple[Path, Manifest],
+    sample: Sample,
+    read: Callable[[str, SparkSession], list[int]],
+) -> None:
+    assert sorted(read(str(converted[0] / "events"), spark)) == sorted(sample.columns("event"))
+
+
+def test_set_whose_files_lie_beside_the_manifest_stays_so(
+    opened: Callable[..., Events], copies: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    first = convert(opened(copies[:1], 200), str(folder))
+    files = tuple(dataclasses.replace(file, path=file.path.removeprefix("events/")) for file in first.files)
+    for old, new in zip(first.files, files, strict=True):
+        (folder / old.path).rename(folder / new.path)
+    content = json.dumps(dataclasses.replace(first, files=files).to_json())
+    (folder / "manifest.json").write_text(content)
+    (folder / "_manifests" / "000001.json").write_text(content)
+    manifest = convert(opened(copies, 200), str(folder))
+    assert len(manifest.files) > len(files)
+    assert {path.name for path in folder.glob("*.parquet")} == {file.path for file in manifest.files}
 
 
 def test_sparks_own_reader_reads_the_listed_files(
@@ -450,7 +494,5 @@ def test_a_conversion_that_was_killed_may_go_on_with_files_cut_otherwise(
     manifest = convert(opened(sample.paths(), 1_000), str(killed))
     table = listed(killed, manifest)
     assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == sorted(sample.events)
-    assert {path.name for path in killed.iterdir()} == {file.path for file in manifest.files} | {
-        "manifest.json",
-        "_manifests",
-    }
+    assert set(parquet_files(killed)) == {file.path for file in manifest.files}
+    assert {path.name for path in killed.iterdir()} == {"events", "manifest.json", "_manifests"}

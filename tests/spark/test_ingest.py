@@ -133,7 +133,7 @@ def unlike(tmp_path: Path) -> list[str]:
 
 
 def test_files_of_unlike_branches_are_refused_by_default(opened: Callable[..., Events], unlike: list[str]) -> None:
-    with pytest.raises(SpecsError, match=r"branch 'n' is in .*0\.root but not in .*1\.root"):
+    with pytest.raises(SpecsError, match=r"branch 'n' is in .*0\.root:T but not in .*1\.root:T"):
         opened(unlike)
 
 
