@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlaas_spark.config import Config
     from mlaas_spark.pipeline import RunResult
     from mlaas_spark.runs import Journal
+    from mlaas_spark.schema import Omitted
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+_LISTED = 20  # names of a reason, and reasons
 _WIDTH = None if sys.stdout.isatty() else 200  # a pipe or a log is not 80 columns wide
 _out = Console(width=_WIDTH, soft_wrap=True, highlight=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -285,6 +287,10 @@ def convert(
     _out.print(
         escape(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
     )
+    if manifest.schema.omitted:
+        _out.print(_left_out(manifest.schema.omitted))
+    places = sorted({file.path.rpartition("/")[0] for file in manifest.files})
+    _out.print(escape(f"to read as plain Parquet: {', '.join(f'{out}/{place}' for place in places)}"))
 
 
 @app.command()
@@ -521,6 +527,23 @@ def _program() -> str:
 
 def _ledger(ledger: dict[str, int]) -> str:
     return f"{ledger['entries']:,} entries in = {ledger['events']:,} events out + {ledger['selection']:,} not selected"
+
+
+def _left_out(omitted: Sequence[Omitted]) -> Table:
+    """The branches that are not in the output, by reason; of very many the first."""
+    from mlaas_spark.fileset import MANIFEST
+
+    by_reason: dict[str, list[str]] = {}
+    for item in omitted:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    table = _table("Left out", "why", "branches", "names")
+    for reason_of_all, names in list(by_reason.items())[:_LISTED]:
+        more = f", ... (all in {MANIFEST})" if len(names) > _LISTED else ""
+        table.add_row(*_cells(reason_of_all, len(names), ", ".join(names[:_LISTED]) + more))
+    if len(by_reason) > _LISTED:
+        rest = sum(len(names) for names in list(by_reason.values())[_LISTED:])
+        table.add_row(*_cells(f"other reasons, see {MANIFEST}", rest, "..."))
+    return table
 
 
 def _table(title: str, *columns: str) -> Table:
