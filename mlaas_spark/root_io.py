@@ -26,7 +26,7 @@ from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, Unreadabl
 from mlaas_spark.schema import ENTRY, FILE, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ def read_ranges(
 
     Raises:
         BranchNotFoundError: A branch of the schema is not in the tree.
-        UnreadableInputError: The entries cannot be read, or the file is not the one with ``uuid``.
+        UnreadableInputError: The entries cannot be read, a list has not as many values as its counter says, or the
+            file is not the one with ``uuid``.
     """
     with _open(path) as file:
         if uuid is not None and file.file.uuid.hex != uuid:
@@ -152,18 +153,58 @@ def read_ranges(
             present = set(opened.keys(recursive=True))
         if missing := [branch.source for branch in schema.branches if branch.source not in present]:
             raise BranchNotFoundError(missing[0], present, f"tree {tree} of {path}")
+        with _named(path, tree):
+            counters = _counters(opened, schema)
         for start, stop in ranges:
             with _named(path, tree, (start, stop)):
-                yield _read(opened, schema, start, stop, file_index)
+                batch, odd = _read(opened, schema, counters, start, stop, file_index)
+            if odd is not None:
+                entry, why = odd
+                raise UnreadableInputError(path, why, tree, (entry, entry + 1))
+            yield batch
 
 
-def _read(tree: Any, schema: EventSchema, start: int, stop: int, file_index: int) -> pa.RecordBatch:
-    sources = [branch.source for branch in schema.branches]
+def _read(
+    tree: Any, schema: EventSchema, counters: Mapping[str, str], start: int, stop: int, file_index: int
+) -> tuple[pa.RecordBatch, tuple[int, str] | None]:
+    """The events, and the first entry in which a list is not as long as its counter says, if there is one."""
+    sources = sorted({*(branch.source for branch in schema.branches), *counters.values()})
     arrays = tree.arrays(sources, entry_start=start, entry_stop=stop, how=dict) if sources else {}
     columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
     columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
     columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
-    return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+    batch = pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+    return batch, _miscounted(batch, arrays, counters, start)
+
+
+def _miscounted(
+    batch: pa.RecordBatch, arrays: Mapping[str, ak.Array], counters: Mapping[str, str], start: int
+) -> tuple[int, str] | None:
+    for name, counter in counters.items():
+        lengths, counted = np.diff(batch.column(name).offsets.to_numpy()), np.asarray(arrays[counter])
+        if (differs := np.flatnonzero(lengths != counted)).size:
+            at = int(differs[0])
+            why = f"branch {name!r} has {lengths[at]} values where its counter {counter!r} says {counted[at]}"
+            return start + at, why
+    return None
+
+
+def _counters(tree: Any, schema: EventSchema) -> dict[str, str]:
+    """For each jagged branch the one of whole numbers that counts its values, where a TTree has such.
+
+    uproot takes the lengths of lists from the baskets and does not look at the counter.
+    """
+    counters = {}
+    for branch in schema.branches:
+        counter = getattr(tree[branch.source], "count_branch", None) if branch.jagged else None
+        if counter is not None and counter.parent is tree and _counts(counter):
+            counters[branch.name] = counter.name
+    return counters
+
+
+def _counts(branch: Any) -> bool:
+    kind = branch.interpretation
+    return isinstance(kind, uproot.AsDtype) and kind.to_dtype.kind in "iu" and not branch.branches
 
 
 def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:

@@ -314,6 +314,43 @@ def test_tree_that_is_gone_when_entries_are_read_is_unreadable_input(ttree: str)
         list(read_ranges(ttree, "Gone", read_header(ttree).schema, [(0, 1)], 0))
 
 
+COUNTS = np.array([3, 0, 2, 5, 1, 4, 0, 7, 2, 6], np.int32)
+
+
+@pytest.fixture
+def miscounted(tmp_path: Path) -> str:
+    """A file without compression whose counter nJet says 9 in entry 7, where there are 7 jets."""
+    path = tmp_path / "miscounted.root"
+    values = ak.unflatten(np.arange(COUNTS.sum(), dtype=np.float32), COUNTS)
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("Events", {"Jet_pt": "var * float32", "MET": "f4"}, counter_name=lambda _: "nJet")
+        file["Events"].extend({"Jet_pt": values, "MET": np.zeros(10, np.float32), "nJet": COUNTS})
+    right, wrong = COUNTS.astype(">i4"), COUNTS.astype(">i4")
+    wrong[7] = 9
+    content = path.read_bytes()
+    assert content.count(right.tobytes()) == 1
+    path.write_bytes(content.replace(right.tobytes(), wrong.tobytes()))
+    return str(path)
+
+
+def test_list_that_has_not_as_many_values_as_its_counter_says_is_refused(miscounted: str) -> None:
+    message = (
+        rf"cannot read {miscounted}, tree Events, entries \[7, 8\): "
+        r"branch 'Jet_pt' has 7 values where its counter 'nJet' says 9$"
+    )
+    for names in (["Jet_pt", "nJet"], ["Jet_pt"]):
+        for ranges in ([(0, 10)], [(0, 5), (5, 10)]):
+            with pytest.raises(UnreadableInputError, match=message):
+                read(miscounted, *ranges, names=names)
+
+
+def test_entries_whose_counter_agrees_and_branches_without_one_are_read(miscounted: str) -> None:
+    (batch,) = read(miscounted, (0, 7), names=["Jet_pt"])
+    assert [len(jets) for jets in batch.column("Jet_pt").to_pylist()] == COUNTS[:7].tolist()
+    assert "nJet" not in batch.schema.names
+    assert read(miscounted, names=["MET", "nJet"])[0].column("nJet").to_pylist()[7] == 9
+
+
 NOT_ROOT = [
     (b"", r"the file is empty \(0 bytes\)$"),
     (b"x", r"damaged or cut short|is not a ROOT file"),
