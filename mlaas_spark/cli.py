@@ -277,6 +277,7 @@ def convert(
     Example: mlaas-spark convert data/demo/*.root --out data/parquet --selection 'nMuon >= 1'
     """
     from mlaas_spark import pipeline
+    from mlaas_spark.schema import HALF
 
     content = _content(context)
     given = {key: value for key, value in (("compression", compression), ("sort_keys", sort_keys)) if value}
@@ -289,6 +290,8 @@ def convert(
     )
     if manifest.schema.omitted:
         _out.print(_left_out(manifest.schema.omitted))
+    if halves := [branch.name for branch in manifest.schema.branches if HALF in branch.dtype]:
+        _out.print(escape(f"{HALF} is float32 in Parquet, with equal values: {', '.join(halves)}"))
     places = sorted({file.path.rpartition("/")[0] for file in manifest.files})
     _out.print(escape(f"to read as plain Parquet: {', '.join(f'{out}/{place}' for place in places)}"))
 

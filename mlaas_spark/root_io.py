@@ -23,7 +23,7 @@ from isal import igzip_lib
 
 from mlaas_spark import storage
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
-from mlaas_spark.schema import ENTRY, FILE, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +54,8 @@ _FAILURES = (
     EOFError,
     struct.error,
     _IsalError,
+    uproot.interpretation.objects.CannotBeAwkward,
+    uproot.interpretation.identify.UnknownInterpretation,
     zlib.error,
     lzma.LZMAError,
     cramjam.DecompressionError,
@@ -169,7 +171,11 @@ def _read(
 ) -> tuple[pa.RecordBatch, tuple[int, str] | None]:
     """The events, and the first entry in which a list is not as long as its counter says, if there is one."""
     sources = sorted({*(branch.source for branch in schema.branches), *counters.values()})
-    arrays = tree.arrays(sources, entry_start=start, entry_stop=stop, how=dict) if sources else {}
+    # members of an RNTuple's objects one by one: asked for together, uproot gives the objects that they are of
+    members = [] if hasattr(tree, "tree") else [source for source in sources if "." in source]
+    together = [source for source in sources if source not in members]
+    arrays = tree.arrays(together, entry_start=start, entry_stop=stop, how=dict) if together else {}
+    arrays |= {source: tree[source].array(entry_start=start, entry_stop=stop) for source in members}
     columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
     columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
     columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
@@ -212,6 +218,10 @@ def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
     if len(array) != entries:
         msg = f"branch {branch.name!r} has {len(array)} values for {entries} entries"
         raise ValueError(msg)
+    if array.fields:  # a member of the objects in a list
+        array = array[array.fields[0]]
+    if HALF in branch.dtype:
+        array = ak.values_astype(array, np.float32)
     column = _plain(ak.to_arrow(array, list_to32=True, string_to32=True, extensionarray=False))
     column = column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
     if branch.why_no_feature:
@@ -229,7 +239,7 @@ def _plain(column: pa.Array) -> pa.Array:
 def _schema(tree: Any) -> EventSchema:
     branches, omitted = [], []
     for source, branch in tree.items(recursive=True):
-        kind = _kind(branch)
+        kind = _kind(source, branch) if _is_found(tree, source, branch) else "another branch has its name"
         if isinstance(kind, str):
             omitted.append(Omitted(source, kind))
         else:
@@ -238,7 +248,15 @@ def _schema(tree: Any) -> EventSchema:
     return EventSchema.of(branches, omitted)
 
 
-def _kind(branch: Any) -> tuple[str, bool] | str:
+def _is_found(tree: Any, source: str, branch: Any) -> bool:
+    """Whether the branch is what its name finds: a TTree may have several of one name."""
+    try:
+        return not hasattr(branch, "interpretation") or tree[source] is branch
+    except KeyError:
+        return False
+
+
+def _kind(source: str, branch: Any) -> tuple[str, bool] | str:
     """(numpy type, jagged) of a branch, or the reason it cannot be a feature."""
     if len(getattr(branch, "branches", ())):
         return "a group of branches; its members are branches of their own"
@@ -246,7 +264,7 @@ def _kind(branch: Any) -> tuple[str, bool] | str:
         form = _form(branch)
     except _FAILURES as error:
         return f"uproot cannot read its type ({reason(error)})"
-    return _kind_of_form(form)
+    return _kind_of_form(form, source)
 
 
 def _form(branch: Any) -> ak.forms.Form:
@@ -257,15 +275,15 @@ def _form(branch: Any) -> ak.forms.Form:
     return record.contents[0] if record.is_record else record
 
 
-def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
-    depth = 0
-    while form.is_list and form.parameter("__array__") is None:
-        depth, form = depth + 1, form.content
+def _kind_of_form(form: ak.forms.Form, source: str) -> tuple[str, bool] | str:
+    depth, member = 0, source.rpartition(".")[2]
+    while form.parameter("__array__") is None and (form.is_list or _holds_alone(form, member, source)):
+        depth, form = (depth + 1, form.content) if form.is_list else (depth, form.contents[0])
     if form.parameter("__array__") == STRING:
         dtype = STRING
-    elif form.parameter("__array__") is not None:
+    elif form.parameter("__array__") in {"bytestring", "bytes", "byte", "char"}:
         return "bytes are neither numbers nor text"
-    elif not form.is_numpy:
+    elif form.parameter("__array__") is not None or not form.is_numpy:  # C++'s set, map and bitset; classes
         return f"objects of type {form.type}"
     else:
         depth += len(getattr(form, "inner_shape", ()))
@@ -274,6 +292,11 @@ def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
             return f"values of type {dtype}"
     inner = max(depth - 1, 0)
     return "list<" * inner + dtype + ">" * inner, depth > 0
+
+
+def _holds_alone(form: ak.forms.Form, member: str, source: str) -> bool:
+    """Whether it is what uproot makes of a member of the objects in an RNTuple's list: objects of that one member."""
+    return form.is_record and form.fields == [member] and member != source
 
 
 def _clusters(tree: Any, entries: int) -> tuple[int, ...]:

@@ -181,7 +181,7 @@ def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[Range
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             # without the file's place in the list of inputs, which changes while they come and go
-            table = storable(pa.Table.from_batches([item.batch for item in group])).drop_columns([FILE])
+            table = pa.Table.from_batches([item.batch for item in group]).drop_columns([FILE])
             files = []
             if table.num_rows:
                 url = staging.new_file()
@@ -198,15 +198,3 @@ def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[Range
             )
 
     return run
-
-
-def storable(events: pa.Table) -> pa.Table:
-    """The events in types that Parquet has: float16 becomes float32, all else stays."""
-    fields = [pa.field(field.name, _storable(field.type)) for field in events.schema]
-    return events.cast(pa.schema(fields))
-
-
-def _storable(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_storable(kind.value_type))
-    return pa.float32() if pa.types.is_float16(kind) else kind

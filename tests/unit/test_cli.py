@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mlaas_spark import errors, pipeline
 from mlaas_spark.cli import main
 from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.manifest import DataFile, Manifest
-from mlaas_spark.schema import EventSchema, Omitted
+from mlaas_spark.schema import Branch, EventSchema, Omitted
 
 KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.ConfigError: ("no",),
@@ -163,6 +164,19 @@ def test_convert_tells_what_was_left_out_and_why_and_where_the_parquet_is(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert {"Left out", "objects of type T 1 T[1]", "no type 2 a, b"} <= set(lines)
     assert lines[-1] == "to read as plain Parquet: out/events"
+
+
+def test_convert_tells_which_branches_have_another_type_in_parquet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    branches = [
+        Branch(name, name, dtype, jagged=False)
+        for name, dtype in (("h", "float16"), ("l", "list<float16>"), ("x", "bool"))
+    ]
+    made = dataclasses.replace(converted([]), schema=EventSchema.of(branches))
+    monkeypatch.setattr(pipeline, "convert", lambda *_: made)
+    assert main(["convert", "f.root", "--out", "out"]) == 0
+    assert "float16 is float32 in Parquet, with equal values: h, l\n" in capsys.readouterr().out
 
 
 def test_convert_with_nothing_left_out_says_nothing_of_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,72 @@ def test_text_and_nested_lists_are_read_and_no_features(tmp_path: Path) -> None:
         "names": "strings are not numbers",
         "nested": "nested lists",
     }
+
+
+OBJECTS: list[dict[str, Any]] = [
+    {"met": {"pt": 1.5, "at": {"run": 7, "bits": [1, 2]}}, "jets": [{"pt": 1.0, "tags": [3]}, {"pt": 2.0, "tags": []}]},
+    {"met": {"pt": -2.0, "at": {"run": 8, "bits": []}}, "jets": []},
+    {"met": {"pt": 0.0, "at": {"run": 9, "bits": [5]}}, "jets": [{"pt": 4.0, "tags": [6, 7]}]},
+]
+
+
+def test_members_of_objects_of_an_rntuple_are_branches(tmp_path: Path) -> None:
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        file.mkrntuple("T", {name: ak.Array([event[name] for event in OBJECTS]) for name in ("met", "jets")})
+    schema = read_header(path).schema
+    assert {branch.source: branch.describes for branch in schema.branches} == {
+        "met.pt": "float64",
+        "met.at.run": "int64",
+        "met.at.bits": "list<int64>",
+        "jets.pt": "list<float64>",
+        "jets.tags": "list<list<int64>>",
+    }
+    assert [omitted.name for omitted in schema.omitted] == ["jets", "met", "met.at"]
+    for names in (schema.names, ("jets_tags",), ("met_at_run",)):
+        (batch,) = read_ranges(path, "T", schema.keep(names), [(1, 3)], 0)
+        expected: dict[str, list[Any]] = {
+            "met_pt": [-2.0, 0.0],
+            "met_at_run": [8, 9],
+            "met_at_bits": [[], [5]],
+            "jets_pt": [[], [4.0]],
+            "jets_tags": [[], [[6, 7]]],
+        }
+        assert {name: batch.column(name).to_pylist() for name in names} == {name: expected[name] for name in names}
+
+
+def test_half_precision_floats_are_read_as_float32_of_equal_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # uproot reads such columns (Real16, number 0x0b in RNTuple's format) and writes none of its own accord
+    writing = vars(import_module("uproot.writing._cascadentuple"))
+    monkeypatch.setitem(writing["_ak_primitive_to_typename_dict"], "float16", "float")
+    monkeypatch.setitem(writing["_ak_primitive_to_num_dict"], "float16", 0x0B)
+    halves = np.array([1.5, -0.1, 65504, np.inf], np.float16)
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        file.mkrntuple("T", {"h": halves, "l": ak.unflatten(halves, [0, 3, 0, 1])})
+    schema = read_header(path).schema
+    assert [branch.describes for branch in schema.branches] == ["float16", "list<float16>"]
+    (batch,) = read_ranges(path, "T", schema, [(0, 4)], 0)
+    assert [str(batch.column(name).type) for name in "hl"] == ["float", "list<item: float>"]
+    assert batch.column("h").to_pylist() == halves.tolist()
+    assert batch.column("l").to_pylist() == [[], halves[:3].tolist(), [], [np.inf]]
+
+
+def test_second_branch_of_one_name_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "f.root"
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("T", {"aa": "f8", "ab": "f4"})
+        file["T"].extend({"aa": np.arange(3.0), "ab": np.arange(3, dtype=np.float32)})
+    path.write_bytes(path.read_bytes().replace(b"\x02ab", b"\x02aa"))
+    with uproot.open(path) as opened:
+        assert opened["T"].keys() == ["aa", "aa"]
+    schema = read_header(str(path)).schema
+    assert schema.names == ("aa",)
+    assert [(omitted.name, omitted.reason) for omitted in schema.omitted] == [("aa", "another branch has its name")]
+    (batch,) = read_ranges(str(path), "T", schema, [(0, 3)], 0)
+    assert batch.column("aa").to_pylist() == [0.0, 1.0, 2.0]
 
 
 def test_strings_of_a_ttree_are_read(tmp_path: Path) -> None:
