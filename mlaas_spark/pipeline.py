@@ -50,7 +50,7 @@ class Inspection:
                     "trees": self.trees.get(file.path, {}),
                     "uuid": file.uuid,
                     "entries": file.entries,
-                    "clusters": len(file.boundaries) - 1,
+                    "clusters": file.clusters,
                 }
                 for file in self.plan.files
             ],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WHOLE = 4  # targets that a cluster may have and still be one range
+_FINER = 8  # boundaries kept in a target
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,11 @@ class PlannedFile:
         label: Label of all its events, or None.
         weight: Weight of all its events.
         group: Name of its group.
-        boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries.
+        boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries; of
+            very many small ones some, see :func:`coarse`.
         steps: The only entries to read, as [start, stop); () reads all.
         lacks: Branches of the plan's schema that are missing in all its events.
+        clusters: How many clusters it has.
         copy: How many files before it in the plan have its uuid and tree; only copies have another number than 0.
     """
 
@@ -53,6 +56,7 @@ class PlannedFile:
     boundaries: tuple[int, ...]
     steps: tuple[tuple[int, int], ...] = ()
     lacks: tuple[str, ...] = ()
+    clusters: int = 0
     copy: int = 0
 
     @property
@@ -145,11 +149,12 @@ class Plan:
     @property
     def limits(self) -> dict[str, list[list[int]]]:
         """Spans of entries read of each file, by key, where not all entries of all files are read; else empty."""
-        read = self._spans_read()
+        read = self.spans_read()
         whole = all(spans == [[0, file.entries]] for file, spans in zip(self.files, read, strict=True) if file.entries)
         return {} if whole else {file.key: spans for file, spans in zip(self.files, read, strict=True)}
 
-    def _spans_read(self) -> list[list[list[int]]]:
+    def spans_read(self) -> list[list[list[int]]]:
+        """Spans of entries that the ranges of each file make up."""
         read: list[list[list[int]]] = [[] for _ in self.files]
         for r in self.ranges:
             spans = read[r.file]
@@ -172,7 +177,7 @@ class Plan:
         """SHA-256 over what is read (key, entries, label, weight, schema), not paths, not how it is cut."""
         content = [
             [file.key, file.entries, spans, file.label, file.weight]
-            for file, spans in zip(self.files, self._spans_read(), strict=True)
+            for file, spans in zip(self.files, self.spans_read(), strict=True)
         ]
         return hashlib.sha256(json.dumps([content, self.schema.digest()]).encode()).hexdigest()
 
@@ -244,7 +249,19 @@ def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) 
     edges = sorted({start, *inside, stop}) if start < stop else [start]
     if target is None:
         return list(pairwise(edges))
-    pieces = [piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)]
+    return _joined((piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)), target)
+
+
+def coarse(boundaries: Sequence[int], target: int) -> tuple[int, ...]:
+    """Those boundaries that ranges of about ``target`` entries need, an eighth of it apart.
+
+    A file may have a cluster for each hundred entries; what the driver keeps of it is not to grow with them.
+    """
+    return (0, *(last for _, last in _joined(pairwise(boundaries), max(target // _FINER, 1))))
+
+
+def _joined(pieces: Iterable[tuple[int, int]], target: int) -> list[tuple[int, int]]:
+    """Neighbours joined while they have at most ``target`` entries together."""
     ranges: list[tuple[int, int]] = []
     for first, last in pieces:
         if ranges and last - ranges[-1][0] <= target:

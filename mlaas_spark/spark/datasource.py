@@ -147,6 +147,7 @@ def _planned(options: Mapping[str, str], names: Collection[str] | None = None) -
             file.weight,
             file.group,
             header.boundaries,
+            clusters=len(header.boundaries) - 1,
         )
         for file, header in opened
     ]

@@ -18,7 +18,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, coarse, copy_numbers, make_plan
 from mlaas_spark.schema import Branch, EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
@@ -173,7 +173,7 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     if files[0].format is Format.ROOT:
-        planned, schemas = _open_root(spark, files, allow_copies=config.allow_copies)
+        planned, schemas = _open_root(spark, files, events_per_task, allow_copies=config.allow_copies)
         frame = None
     else:
         frame, planned, of_all = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
@@ -310,7 +310,7 @@ def any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
 
 
 def _open_root(
-    spark: SparkSession, files: Sequence[InputFile], *, allow_copies: bool
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool
 ) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
     """Open headers on executors, each tree a glob matches; a schema crosses to the driver once a partition."""
 
@@ -328,7 +328,9 @@ def _open_root(
                     if digest not in known:
                         known.add(digest)
                         yield "schema", (digest, header.schema)
-                    yield "file", (index, header.tree, digest, header.uuid, header.entries, header.boundaries)
+                    edges = coarse(header.boundaries, events_per_task)
+                    clusters = len(header.boundaries) - 1
+                    yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
 
     numbered = spark.sparkContext.parallelize(list(enumerate(files)), partitions(spark, len(files)))
     with received():
@@ -341,7 +343,7 @@ def _open_root(
     copies = copy_numbers(
         [(files[index].path, uuid, tree) for index, tree, _, uuid, *_ in opened], allowed=allow_copies
     )
-    for copy, (index, tree, digest, uuid, entries, boundaries) in zip(copies, opened, strict=True):
+    for copy, (index, tree, digest, uuid, entries, boundaries, clusters) in zip(copies, opened, strict=True):
         file = files[index]
         first.setdefault(digest, f"{file.path}:{tree}")
         lacks = tuple(sorted(names - set(schemas[digest].names)))
@@ -358,6 +360,7 @@ def _open_root(
                 boundaries,
                 file.steps,
                 lacks,
+                clusters,
                 copy,
             )
         )

@@ -133,6 +133,7 @@ def open_records(
                 file.weight,
                 file.group,
                 tuple(edges),
+                clusters=len(edges) - 1,
                 copy=copies[index],
             )
         )

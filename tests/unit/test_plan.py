@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, copy_numbers, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, coarse, copy_numbers, make_plan
 from mlaas_spark.schema import Branch, EventSchema
 
 SCHEMA = EventSchema.of([Branch("MET", "MET", "float32", jagged=False)])
@@ -66,6 +66,24 @@ def test_ranges_never_split_a_cluster_that_is_not_longer_than_four_of_them(sizes
 def test_ranges_of_one_cluster_and_of_ten_thousand_are_balanced_within_a_fifth(boundaries: list[int]) -> None:
     sizes = [r.entries for r in make_plan([planned(0, boundaries)], SCHEMA, 25_000).ranges]
     assert len(sizes) >= 20
+    assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
+
+
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))
+def test_coarse_boundaries_are_boundaries_an_eighth_of_the_target_apart(sizes: list[int], target: int) -> None:
+    edges = tuple(sum(sizes[:k]) for k in range(len(sizes) + 1))
+    kept = coarse(edges, target)
+    assert set(kept) <= set(edges)
+    assert (kept[0], kept[-1]) == (0, edges[-1])
+    assert all(c - a > target // 8 for a, c in zip(kept, kept[2:], strict=False))
+    for a, b in pairwise(kept):
+        assert b - a <= max(target // 8, 1) or not any(a < edge < b for edge in edges)
+
+
+def test_ten_thousand_clusters_are_kept_as_few_boundaries_and_ranges_are_balanced_all_the_same() -> None:
+    kept = coarse(range(0, 1_000_001, 100), 25_000)
+    assert len(kept) <= 1_000_000 / (25_000 / 8 - 100) + 2
+    sizes = [r.entries for r in make_plan([planned(0, list(kept))], SCHEMA, 25_000).ranges]
     assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
 
 
