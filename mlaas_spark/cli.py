@@ -271,6 +271,9 @@ def convert(
     sort_keys: Annotated[
         str | None, typer.Option("--sort-keys", help="Flat branches to sort each file by: run,luminosityBlock,event.")
     ] = None,
+    target_size: Annotated[
+        str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT input.")
+    ] = None,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -280,7 +283,8 @@ def convert(
     from mlaas_spark.schema import HALF
 
     content = _content(context)
-    given = {key: value for key, value in (("compression", compression), ("sort_keys", sort_keys)) if value}
+    options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
+    given = {key: value for key, value in options.items() if value}
     content = {**content, "convert": {**(content.get("convert") or {}), **given}} if given else content
     manifest = pipeline.convert(_resolved(context, content), out, _journal())
     size = sum(file.bytes for file in manifest.files)

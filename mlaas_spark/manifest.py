@@ -481,8 +481,19 @@ def write_parquet(events: pa.Table, url: str, row_group: int, compression: str =
     """Write events so that they decode fast (no dictionaries, whole batches a row group); bytes written."""
     fs, path = storage.filesystem(url)
     with fs.open(path, "wb") as stream:
-        pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
+        _write_parquet(events, stream, row_group, compression)
     return storage.size(url)
+
+
+def parquet_bytes(events: pa.Table, row_group: int, compression: str) -> int:
+    """How many bytes :func:`write_parquet` would write; nothing is written."""
+    with pa.MockOutputStream() as stream:
+        _write_parquet(events, stream, row_group, compression)
+        return int(stream.size())
+
+
+def _write_parquet(events: pa.Table, stream: Any, row_group: int, compression: str) -> None:
+    pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:

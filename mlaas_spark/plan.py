@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -258,6 +259,24 @@ def coarse(boundaries: Sequence[int], target: int) -> tuple[int, ...]:
     A file may have a cluster for each hundred entries; what the driver keeps of it is not to grow with them.
     """
     return (0, *(last for _, last in _joined(pairwise(boundaries), max(target // _FINER, 1))))
+
+
+def recut(plan: Plan, targets: Mapping[int, int]) -> tuple[EntryRange, ...]:
+    """The ranges of a plan with those of some files made anew: of about ``targets[file]`` entries, about equal."""
+    spans = plan.spans_read()
+    ranges: list[EntryRange] = []
+    for index, of_file in itertools.groupby(plan.ranges, key=lambda r: r.file):
+        if index not in targets:
+            ranges += of_file
+            continue
+        for start, stop in spans[index]:
+            parts = max(1, round((stop - start) / targets[index]))
+            target = -(-(stop - start) // parts)
+            cut = align(plan.files[index].boundaries, start, stop, target)
+            if len(cut) > 1 and 2 * (stop - cut[-1][0]) < target:  # a small rest goes to the one before
+                cut[-2:] = [(cut[-2][0], stop)]
+            ranges += [EntryRange(index, first, last) for first, last in cut]
+    return tuple(ranges)
 
 
 def _joined(pieces: Iterable[tuple[int, int]], target: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import ConvertConfig
-from mlaas_spark.errors import BranchNotFoundError, ChunkError
+from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.manifest import (
     DataFile,
     Manifest,
@@ -21,6 +21,7 @@ from mlaas_spark.manifest import (
     commit,
     discarded_if_empty,
     inputs_of,
+    parquet_bytes,
     present,
     remove_superseded,
     request_digest,
@@ -28,14 +29,15 @@ from mlaas_spark.manifest import (
     value_digest,
     write_parquet,
 )
+from mlaas_spark.plan import EntryRange, recut
 from mlaas_spark.schema import FILE
 from mlaas_spark.spark.session import received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from mlaas_spark.manifest import Input, Staging
-    from mlaas_spark.plan import EntryRange, PlannedFile
+    from mlaas_spark.plan import PlannedFile
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 PLACE = "events"
@@ -43,6 +45,8 @@ PLACE = "events"
 
 _ROW_GROUP_EVENTS = 25_000
 _NAMED = 5  # paths in a message
+_SAMPLE = 1_000  # events that tell how many bytes one has
+_SIZES = pa.schema([("file", pa.int32()), ("entries", pa.int64())])
 _DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
 
@@ -96,14 +100,19 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     Args:
         events: What to write, already opened.
         folder: A new folder, an empty one, or one that an earlier conversion wrote.
-        config: Compression, and the keys by which the events of each file are sorted; None is the default.
+        config: Compression, the keys by which the events of each file are sorted, and how large files are to be,
+            about (before the selection); None is the default.
 
     Raises:
         BranchNotFoundError: A key to sort by is no branch that is read.
+        ConfigError: A target size for another format than ROOT.
         ChunkError: The folder holds other branches, another selection or number of events, or something else.
         FilesetError: No event passes the selection.
     """
     plan, config = events.plan, config or ConvertConfig()
+    if config.target_size and events.frame is not None:
+        msg = "target_size is for ROOT: of Parquet, JSON and CSV set spark.conf.spark.sql.files.maxPartitionBytes"
+        raise ConfigError(msg)
     for key in config.sort_keys:
         if key not in plan.schema.flat:
             raise BranchNotFoundError(key, plan.schema.flat, "the flat branches that are read")
@@ -120,6 +129,9 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     known = before.inputs if before else ()
     places = {item.identity: index for index, item in enumerate(known)}
     kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
+    if config.target_size:
+        events = _sized(events, set(range(len(inputs))) - set(kept.values()), config, config.target_size)
+        plan = events.plan
     fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
@@ -160,6 +172,32 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     return manifest
 
 
+def _sized(events: Events, files: Collection[int], config: ConvertConfig, target: int) -> Events:
+    """The same events, the named files cut into ranges that make Parquet files of about ``target`` bytes.
+
+    How many bytes an event has is measured on the first of each file. So the ranges of a file depend on it alone,
+    whatever is converted with it.
+    """
+    spans = events.plan.spans_read()
+    samples = tuple(
+        EntryRange(file, start, min(start + _SAMPLE, stop))
+        for file, ((start, stop), *_) in ((file, spans[file]) for file in sorted(files) if spans[file])
+    )
+    if not samples:
+        return events
+
+    def measure(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        for entries, batch, _ in batches:
+            size = parquet_bytes(pa.Table.from_batches([batch]).drop_columns([FILE]), _SAMPLE, config.compression)
+            yield _row(_SIZES, entries.file, max(1, target * entries.entries // size))
+
+    # before the selection: what a task holds in memory is what it has read
+    unselected = replace(events, selection=None).with_ranges(samples)
+    with received():
+        rows = unselected.map_ranges(measure, from_arrow_schema(_SIZES)).collect()
+    return events.with_ranges(recut(events.plan, {row.file: row.entries for row in rows}))
+
+
 def _moved(file: DataFile, places: dict[int, int]) -> DataFile:
     """The same file where its input has another place in the list."""
     return replace(file, ranges=tuple((places[index], start, stop) for index, start, stop in file.ranges))
@@ -192,9 +230,11 @@ def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[Range
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))
             staging.finish(_task(entries), files)
-            row = [[entries.file], [entries.start], [table.num_rows]]
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(value, field.type) for value, field in zip(row, _DONE, strict=True)], schema=_DONE
-            )
+            yield _row(_DONE, entries.file, entries.start, table.num_rows)
 
     return run
+
+
+def _row(schema: pa.Schema, *values: int) -> pa.RecordBatch:
+    columns = [pa.array([value], field.type) for value, field in zip(values, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

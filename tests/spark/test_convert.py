@@ -220,6 +220,69 @@ def test_events_of_each_file_are_sorted_by_the_keys_and_compressed_as_told(
     assert convert(opened(sample.paths(), 200), str(converted[0]), smaller) == converted[1]
 
 
+@pytest.fixture(scope="module")
+def large(make_events: Callable[[int, int, int], list[Any]], write: Callable[..., str], tmp_path_factory: Any) -> str:
+    """A file of 6,000 events in clusters of 100."""
+    return write(tmp_path_factory.mktemp("large") / "large.root", make_events(6_000, 1, 1), cluster=100)
+
+
+def test_files_are_of_about_the_target_size_and_hold_every_event_once(
+    opened: Callable[..., Events], large: str, tmp_path: Path
+) -> None:
+    target = 40_000
+    config = ConvertConfig(target_size=target)
+    made = convert(opened([large], 500), str(tmp_path / "out"), config)
+    assert len(made.files) > 5
+    for file in made.files:
+        assert target / 2 < (tmp_path / "out" / file.path).stat().st_size < 2 * target
+        assert all(edge % 100 == 0 for _, *edges in file.ranges for edge in edges)
+    table = listed(tmp_path / "out", made)
+    assert table["event"].to_pylist() == list(range(1_000, 7_000))
+    # smaller files where less is kept of an event, cut by the same rule; one file where everything fits
+    whole = convert(opened([large], 500), str(tmp_path / "whole"), ConvertConfig(target_size=10**9))
+    assert [file.rows for file in whole.files] == [6_000]
+    small = convert(opened([large], 500, branches=("nJet",)), str(tmp_path / "small"), config)
+    assert len(small.files) < len(made.files)
+    # how much is kept changes nothing: the size is before the selection
+    selected = convert(opened([large], 500, selection="nJet > 2"), str(tmp_path / "selected"), config)
+    assert [file.ranges for file in selected.files] == [file.ranges for file in made.files]
+
+
+def test_target_size_cuts_a_file_alike_whatever_is_converted_with_it(
+    opened: Callable[..., Events], sample: Sample, large: str, tmp_path: Path
+) -> None:
+    config = ConvertConfig(target_size=40_000)
+    convert(opened([large], 500), str(tmp_path / "grown"), config)
+    both = [*sample.paths()[:2], large]
+    grown = convert(opened(both, 500), str(tmp_path / "grown"), config)
+    whole = convert(opened(both, 500), str(tmp_path / "whole"), config)
+    assert grown.content_digest == whole.content_digest
+    # what is there already is kept whatever the size now
+    assert convert(opened(both, 500), str(tmp_path / "grown"), ConvertConfig(target_size=10_000)) == grown
+
+
+def test_conversion_to_a_target_size_goes_on_where_it_stopped(
+    opened: Callable[..., Events], large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = ConvertConfig(target_size=40_000), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "commit", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            convert(opened([large], 500), str(folder), config)
+    done = {path.stat().st_ino for path in folder.glob("_staging/*/*.parquet")}
+    assert len(done) > 5
+    manifest = convert(opened([large], 500), str(folder), config)
+    assert {(folder / file.path).stat().st_ino for file in manifest.files} == done
+
+
+def test_target_size_is_refused_for_formats_that_spark_cuts(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"target_size is for ROOT.*maxPartitionBytes"):
+        convert(opened(sample.paths("parquet")), str(tmp_path / "out"), ConvertConfig(target_size=10**6))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("key", ["evnt", "Jet_pt"])
 def test_a_key_that_is_no_flat_branch_is_refused(
     opened: Callable[..., Events], sample: Sample, tmp_path: Path, key: str

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, coarse, copy_numbers, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, coarse, copy_numbers, make_plan, recut
 from mlaas_spark.schema import Branch, EventSchema
 
 SCHEMA = EventSchema.of([Branch("MET", "MET", "float32", jagged=False)])
@@ -85,6 +85,34 @@ def test_ten_thousand_clusters_are_kept_as_few_boundaries_and_ranges_are_balance
     assert len(kept) <= 1_000_000 / (25_000 / 8 - 100) + 2
     sizes = [r.entries for r in make_plan([planned(0, list(kept))], SCHEMA, 25_000).ranges]
     assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
+
+
+@given(clusters, st.integers(1, 150), st.integers(1, 300))
+def test_ranges_cut_anew_tile_the_same_entries_and_are_about_as_large_as_asked(
+    sizes: list[list[int]], target: int, asked: int
+) -> None:
+    files = files_of(sizes)
+    if not sum(map(sum, sizes)):
+        return
+    plan = make_plan(files, SCHEMA, target)
+    again = replace(plan, ranges=recut(plan, {0: asked}))
+    assert again.spans_read() == plan.spans_read()
+    assert [r for r in again.ranges if r.file] == [r for r in plan.ranges if r.file]
+    mine = [r for r in again.ranges if r.file == 0]
+    largest = max(sizes[0], default=0)
+    for r in mine:
+        assert r.entries <= max(2 * asked, largest) + largest
+        assert 4 * r.entries >= asked or len(mine) == 1 or largest > asked // 4
+
+
+def test_files_and_steps_are_cut_anew_by_hand() -> None:
+    files = [replace(planned(0, list(range(0, 101, 10))), steps=((0, 60), (80, 100))), planned(1, [0, 30])]
+    plan = make_plan(files, SCHEMA, 10)
+    cut = [(r.file, r.start, r.stop) for r in recut(plan, {0: 30, 1: 1000})]
+    assert cut == [(0, 0, 30), (0, 30, 60), (0, 80, 100), (1, 0, 30)]
+    # 100 entries in 3 parts of 34: clusters of 10 allow 30, and the 10 that are left go to the last
+    whole = make_plan([planned(0, list(range(0, 101, 10)))], SCHEMA, 10)
+    assert [(r.start, r.stop) for r in recut(whole, {0: 33})] == [(0, 30), (30, 60), (60, 100)]
 
 
 def test_steps_alone_are_read() -> None:
