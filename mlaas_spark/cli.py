@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlaas_spark.inspection import Headers, Inspection
     from mlaas_spark.pipeline import RunResult
     from mlaas_spark.runs import Journal
+    from mlaas_spark.schema import Omitted
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+_LISTED = 20  # names of a reason, and reasons
 _WIDTH = None if sys.stdout.isatty() else 200  # a pipe or a log is not 80 columns wide
 _out = Console(width=_WIDTH, soft_wrap=True, highlight=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -59,7 +61,10 @@ ConfigFile = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A config key: --set spark.master=local[2]; repeatable.")
 ]
-Tree = Annotated[str | None, typer.Option("--tree", help="Tree to read; may be left out if a file has only one.")]
+Tree = Annotated[
+    str | None,
+    typer.Option("--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."),
+]
 Branches = Annotated[
     str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
 ]
@@ -83,6 +88,10 @@ Preproc = Annotated[
     str | None,
     typer.Option("--preproc", help="Python file with preprocessing_batch(batch) or preprocessing(rec); JSON, CSV."),
 ]
+AllowCopies = Annotated[
+    bool,
+    typer.Option("--allow-copies", help="Read files of one uuid, or of equal content, all; else they are refused."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 
 
@@ -100,6 +109,7 @@ _INPUT_OPTIONS = {
     "events": "events",
     "preproc": "preproc",
     "fileset": "fileset",
+    "allow_copies": "allow_copies",
 }
 """Options that put a key into the config's section ``input``."""
 
@@ -174,6 +184,7 @@ def inspect(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     headers: Annotated[bool, typer.Option("--headers", help="Only what the headers say: quick, no event is read.")] = (
         False
     ),
@@ -320,6 +331,7 @@ def plan(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     as_json: AsJson = False,
 ) -> None:
     """Show how a job would divide its work: ranges and bytes of each file, partitions, the largest range.
@@ -332,14 +344,15 @@ def plan(
     if as_json:
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
         return
-    table = _table("Plan", "path", "entries", "ranges", "MB")
+    table = _table("Plan", "path", "tree", "entries", "ranges", "MB")
     for file in made["files"]:
-        table.add_row(*_cells(file["path"], file["entries"], file["ranges"], f"{file['bytes'] / 1e6:.1f}"))
+        size = f"{file['bytes'] / 1e6:.1f}"
+        table.add_row(*_cells(file["path"], file["tree"], file["entries"], file["ranges"], size))
     _out.print(table)
+    files_read = len({file["path"] for file in made["files"]})
     _out.print(
-        f"{made['entries']:,} events of {len(made['files'])} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} "
-        f"ranges and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest "
-        f"{made['largest']:,}"
+        f"{made['entries']:,} events of {files_read} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} ranges "
+        f"and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest {made['largest']:,}"
     )
 
 
@@ -360,11 +373,15 @@ def convert(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     compression: Annotated[
         str | None, typer.Option("--compression", help="lz4 (reads fastest), zstd, snappy, gzip or none.")
     ] = None,
     sort_keys: Annotated[
         str | None, typer.Option("--sort-keys", help="Flat branches to sort each file by: run,luminosityBlock,event.")
+    ] = None,
+    target_size: Annotated[
+        str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT input.")
     ] = None,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
@@ -372,9 +389,11 @@ def convert(
     Example: mlaas-spark convert data/demo/*.root --out data/parquet --selection 'nMuon >= 1'
     """
     from mlaas_spark import pipeline
+    from mlaas_spark.schema import HALF
 
     content = _content(context)
-    given = {key: value for key, value in (("compression", compression), ("sort_keys", sort_keys)) if value}
+    options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
+    given = {key: value for key, value in options.items() if value}
     content = {**content, "convert": {**(content.get("convert") or {}), **given}} if given else content
     manifest = pipeline.convert(_resolved(context, content), out, _journal())
     size = sum(file.bytes for file in manifest.files)
@@ -382,6 +401,12 @@ def convert(
     _out.print(
         escape(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
     )
+    if manifest.schema.omitted:
+        _out.print(_left_out(manifest.schema.omitted))
+    if halves := [branch.name for branch in manifest.schema.branches if HALF in branch.dtype]:
+        _out.print(escape(f"{HALF} is float32 in Parquet, with equal values: {', '.join(halves)}"))
+    places = sorted({file.path.rpartition("/")[0] for file in manifest.files})
+    _out.print(escape(f"to read as plain Parquet: {', '.join(f'{out}/{place}' for place in places)}"))
 
 
 @app.command()
@@ -401,6 +426,7 @@ def specs(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -445,6 +471,7 @@ def chunks(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -480,6 +507,7 @@ def train(
     events: Events = None,
     preproc: Preproc = None,
     fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
     files: Annotated[str | None, typer.Option("--files", help="MLaaS4HEP: files.txt or a comma list.")] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="MLaaS4HEP: labels.txt, a comma list, or a column's name.")
@@ -615,6 +643,23 @@ def _program() -> str:
 
 def _ledger(ledger: dict[str, int]) -> str:
     return f"{ledger['entries']:,} entries in = {ledger['events']:,} events out + {ledger['selection']:,} not selected"
+
+
+def _left_out(omitted: Sequence[Omitted]) -> Table:
+    """The branches that are not in the output, by reason; of very many the first."""
+    from mlaas_spark.fileset import MANIFEST
+
+    by_reason: dict[str, list[str]] = {}
+    for item in omitted:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    table = _table("Left out", "why", "branches", "names")
+    for reason_of_all, names in list(by_reason.items())[:_LISTED]:
+        more = f", ... (all in {MANIFEST})" if len(names) > _LISTED else ""
+        table.add_row(*_cells(reason_of_all, len(names), ", ".join(names[:_LISTED]) + more))
+    if len(by_reason) > _LISTED:
+        rest = sum(len(names) for names in list(by_reason.values())[_LISTED:])
+        table.add_row(*_cells(f"other reasons, see {MANIFEST}", rest, "..."))
+    return table
 
 
 def _table(title: str, *columns: str) -> Table:

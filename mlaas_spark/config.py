@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -45,6 +46,10 @@ class _Section(BaseModel):
             msg = "must be a number, not true or false"
             raise ValueError(msg)
         return value
+
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)}|)", re.IGNORECASE)
 
 
 def _split(value: object) -> object:
@@ -91,6 +96,7 @@ class InputConfig(_Section):
     identifiers: tuple[str, ...] = IDENTIFIERS
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
+    allow_copies: bool = False
 
     @field_validator("files", "branches", "exclude", "identifiers", mode="before")
     @classmethod
@@ -149,11 +155,22 @@ class ConvertConfig(_Section):
 
     compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
     sort_keys: tuple[str, ...] = ()
+    target_size: int | None = Field(default=None, ge=1)
 
     @field_validator("sort_keys", mode="before")
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("target_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not (found := _SIZE.fullmatch(value.strip())):
+            msg = f"give bytes, or a number with {', '.join(_UNITS)}: 128MB"
+            raise ValueError(msg)
+        return round(float(found[1]) * _UNITS.get(found[2].upper(), 1))
 
 
 class SplitConfig(_Section):

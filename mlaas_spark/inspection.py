@@ -60,7 +60,7 @@ class Headers:
                     "trees": on_disk.trees,
                     "uuid": file.uuid,
                     "entries": file.entries,
-                    "clusters": len(file.boundaries) - 1,
+                    "clusters": file.clusters,
                     "bytes": on_disk.bytes,
                 }
                 for file, on_disk in zip(self.plan.files, self.files, strict=True)

@@ -7,7 +7,9 @@ Layout of a folder::
                                       (a converted data set gets a new one when its inputs change)
     _staging/<request>/               what a job has written and not yet committed
     _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
-    <anything>.parquet                files that the manifest lists
+    events/*.parquet                  files that the manifest lists: of a converted data set
+    train/, validation/, test/        of chunks
+                                      (the manifest is in no folder of Parquet files, whose readers would stumble on it)
 
 Executors write files under unique names into the staging folder and record them in the ledger; the driver moves the
 recorded files into place and publishes the manifest last. A crash at any point leaves the old manifest valid, and a
@@ -98,6 +100,7 @@ class Input:
         events: Entries that passed the selection.
         label: Label of all its events, if it has one.
         weight: Weight of all its events.
+        copy: How many inputs before it have its uuid and tree.
     """
 
     path: str
@@ -107,16 +110,18 @@ class Input:
     events: int
     label: float | None
     weight: float
+    copy: int = 0
 
     @property
-    def identity(self) -> tuple[str, str, int]:
-        """What its events depend on: uuid, tree, entries."""
-        return self.uuid, self.tree, self.entries
+    def identity(self) -> tuple[str, str, int, int]:
+        """What its events depend on, and which of several copies it is: uuid, tree, entries, copy."""
+        return self.uuid, self.tree, self.entries, self.copy
 
     @property
     def content(self) -> list[Any]:
         """All but where it was."""
-        return [*self.identity, self.events, self.label, self.weight]
+        content = [self.uuid, self.tree, self.entries, self.events, self.label, self.weight]
+        return [*content, self.copy] if self.copy else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,8 +481,19 @@ def write_parquet(events: pa.Table, url: str, row_group: int, compression: str =
     """Write events so that they decode fast (no dictionaries, whole batches a row group); bytes written."""
     fs, path = storage.filesystem(url)
     with fs.open(path, "wb") as stream:
-        pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
+        _write_parquet(events, stream, row_group, compression)
     return storage.size(url)
+
+
+def parquet_bytes(events: pa.Table, row_group: int, compression: str) -> int:
+    """How many bytes :func:`write_parquet` would write; nothing is written."""
+    with pa.MockOutputStream() as stream:
+        _write_parquet(events, stream, row_group, compression)
+        return int(stream.size())
+
+
+def _write_parquet(events: pa.Table, stream: Any, row_group: int, compression: str) -> None:
+    pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:
@@ -486,7 +502,7 @@ def inputs_of(plan: Plan) -> tuple[Input, ...]:
     for r in plan.ranges:
         entries[r.file] += r.entries
     return tuple(
-        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight)
+        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight, file.copy)
         for file, read_entries, events in zip(plan.files, entries, plan.events_by_file(), strict=True)
     )
 

@@ -87,7 +87,7 @@ class Planned:
     Attributes:
         plan: Files and entry ranges.
         partitions: In how many Spark tasks.
-        bytes: Size of each file.
+        bytes: Size of the file of each input; trees of one file share it.
     """
 
     plan: Plan
@@ -100,11 +100,11 @@ class Planned:
         ranges = Counter(r.file for r in self.plan.ranges)
         return {
             "files": [
-                {"path": file.path, "entries": file.entries, "ranges": ranges[index], "bytes": size}
+                {"path": file.path, "tree": file.tree, "entries": file.entries, "ranges": ranges[index], "bytes": size}
                 for index, (file, size) in enumerate(zip(self.plan.files, self.bytes, strict=True))
             ],
             "entries": self.plan.entries,
-            "bytes": sum(self.bytes),
+            "bytes": sum({file.path: size for file, size in zip(self.plan.files, self.bytes, strict=True)}.values()),
             "ranges": len(sizes),
             "partitions": self.partitions,
             "largest": max(sizes),
@@ -117,8 +117,9 @@ def plan(config: Config, journal: Journal) -> Planned:
     from mlaas_spark.spark.session import partitions
 
     events = _open(config, journal)
-    sizes = tuple(storage.size(file.path) for file in events.plan.files)
-    return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), sizes)
+    sizes = {path: storage.size(path) for path in {file.path for file in events.plan.files}}
+    of_inputs = tuple(sizes[file.path] for file in events.plan.files)
+    return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
 
 
 def convert(config: Config, folder: str, journal: Journal) -> Manifest:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
@@ -16,10 +18,11 @@ from mlaas_spark.mixing import largest_remainder
 from mlaas_spark.schema import EventSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 _WHOLE = 4  # targets that a cluster may have and still be one range
+_FINER = 8  # boundaries kept in a target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,12 @@ class PlannedFile:
         label: Label of all its events, or None.
         weight: Weight of all its events.
         group: Name of its group.
-        boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries.
+        boundaries: Entry numbers where clusters (or row groups, or blocks) begin, and the end: 0, ..., entries; of
+            very many small ones some, see :func:`coarse`.
         steps: The only entries to read, as [start, stop); () reads all.
         lacks: Branches of the plan's schema that are missing in all its events.
+        clusters: How many clusters it has.
+        copy: How many files before it in the plan have its uuid and tree; only copies have another number than 0.
     """
 
     path: str
@@ -51,6 +57,14 @@ class PlannedFile:
     boundaries: tuple[int, ...]
     steps: tuple[tuple[int, int], ...] = ()
     lacks: tuple[str, ...] = ()
+    clusters: int = 0
+    copy: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other file of a plan, wherever it lies: uuid, tree, number of the copy."""
+        tree, copy = self.tree and f":{self.tree}", self.copy and f"#{self.copy}"
+        return f"{self.uuid}{tree}{copy or ''}"
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -112,6 +126,16 @@ class Plan:
         return sum(r.entries for r in self.ranges)
 
     @property
+    def twins(self) -> list[int]:
+        """How many files before each have its uuid: trees of one file, or copies."""
+        seen = Counter[str]()
+        numbers = []
+        for file in self.files:
+            numbers.append(seen[file.uuid])
+            seen[file.uuid] += 1
+        return numbers
+
+    @property
     def counted(self) -> bool:
         """Whether every range knows how many of its entries pass the selection."""
         return all(r.events is not None for r in self.ranges)
@@ -125,12 +149,13 @@ class Plan:
 
     @property
     def limits(self) -> dict[str, list[list[int]]]:
-        """Spans of entries read of each file, by uuid, where not all entries of all files are read; else empty."""
-        read = self._spans_read()
+        """Spans of entries read of each file, by key, where not all entries of all files are read; else empty."""
+        read = self.spans_read()
         whole = all(spans == [[0, file.entries]] for file, spans in zip(self.files, read, strict=True) if file.entries)
-        return {} if whole else {file.uuid: spans for file, spans in zip(self.files, read, strict=True)}
+        return {} if whole else {file.key: spans for file, spans in zip(self.files, read, strict=True)}
 
-    def _spans_read(self) -> list[list[list[int]]]:
+    def spans_read(self) -> list[list[list[int]]]:
+        """Spans of entries that the ranges of each file make up."""
         read: list[list[list[int]]] = [[] for _ in self.files]
         for r in self.ranges:
             spans = read[r.file]
@@ -150,10 +175,10 @@ class Plan:
         return ranks
 
     def digest(self) -> str:
-        """SHA-256 over what is read (uuid, tree, entries, label, weight, schema), not paths, not how it is cut."""
+        """SHA-256 over what is read (key, entries, label, weight, schema), not paths, not how it is cut."""
         content = [
-            [file.uuid, file.tree, file.entries, spans, file.label, file.weight]
-            for file, spans in zip(self.files, self._spans_read(), strict=True)
+            [file.key, file.entries, spans, file.label, file.weight]
+            for file, spans in zip(self.files, self.spans_read(), strict=True)
         ]
         return hashlib.sha256(json.dumps([content, self.schema.digest()]).encode()).hexdigest()
 
@@ -187,6 +212,32 @@ class Plan:
         )
 
 
+def copy_numbers(files: Iterable[tuple[str, str, str]], *, allowed: bool) -> list[int]:
+    """How many files before each, given as (path, uuid, tree), have its uuid and tree.
+
+    Raises:
+        FilesetError: A path and tree come twice; or two files are copies and these are not ``allowed``.
+    """
+    paths: dict[tuple[str, str], list[str]] = {}
+    numbers = []
+    for path, uuid, tree in files:
+        others = paths.setdefault((uuid, tree), [])
+        if path in others:
+            named = f"tree {tree} of {path}" if tree else path
+            msg = f"{named} is named twice: its events would count twice; name it once"
+            raise FilesetError(msg)
+        if others and not allowed:
+            same = f"uuid {uuid}" if tree else "content"
+            msg = (
+                f"{path} is a copy of {others[0]} (same {same}): its events would count twice; name one, or give "
+                "--allow-copies to read both"
+            )
+            raise FilesetError(msg)
+        numbers.append(len(others))
+        others.append(path)
+    return numbers
+
+
 def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) -> list[tuple[int, int]]:
     """Tile [start, stop) with ranges of about ``target`` entries that begin and end at cluster boundaries.
 
@@ -199,7 +250,37 @@ def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) 
     edges = sorted({start, *inside, stop}) if start < stop else [start]
     if target is None:
         return list(pairwise(edges))
-    pieces = [piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)]
+    return _joined((piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)), target)
+
+
+def coarse(boundaries: Sequence[int], target: int) -> tuple[int, ...]:
+    """Those boundaries that ranges of about ``target`` entries need, an eighth of it apart.
+
+    A file may have a cluster for each hundred entries; what the driver keeps of it is not to grow with them.
+    """
+    return (0, *(last for _, last in _joined(pairwise(boundaries), max(target // _FINER, 1))))
+
+
+def recut(plan: Plan, targets: Mapping[int, int]) -> tuple[EntryRange, ...]:
+    """The ranges of a plan with those of some files made anew: of about ``targets[file]`` entries, about equal."""
+    spans = plan.spans_read()
+    ranges: list[EntryRange] = []
+    for index, of_file in itertools.groupby(plan.ranges, key=lambda r: r.file):
+        if index not in targets:
+            ranges += of_file
+            continue
+        for start, stop in spans[index]:
+            parts = max(1, round((stop - start) / targets[index]))
+            target = -(-(stop - start) // parts)
+            cut = align(plan.files[index].boundaries, start, stop, target)
+            if len(cut) > 1 and 2 * (stop - cut[-1][0]) < target:  # a small rest goes to the one before
+                cut[-2:] = [(cut[-2][0], stop)]
+            ranges += [EntryRange(index, first, last) for first, last in cut]
+    return tuple(ranges)
+
+
+def _joined(pieces: Iterable[tuple[int, int]], target: int) -> list[tuple[int, int]]:
+    """Neighbours joined while they have at most ``target`` entries together."""
     ranges: list[tuple[int, int]] = []
     for first, last in pieces:
         if ranges and last - ranges[-1][0] <= target:

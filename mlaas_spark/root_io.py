@@ -11,6 +11,7 @@ import struct
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
 
 import awkward as ak
@@ -22,10 +23,10 @@ from isal import igzip_lib
 
 from mlaas_spark import storage
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
-from mlaas_spark.schema import ENTRY, FILE, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ _FAILURES = (
     EOFError,
     struct.error,
     _IsalError,
+    uproot.interpretation.objects.CannotBeAwkward,
+    uproot.interpretation.identify.UnknownInterpretation,
     zlib.error,
     lzma.LZMAError,
     cramjam.DecompressionError,
@@ -96,11 +99,23 @@ def read_header(path: str, tree: str | None = None) -> Header:
         UnreadableInputError: The file cannot be opened or is damaged.
     """
     with _open(path) as file:
-        name = _tree_name(file, path, tree)
-        with _named(path, name):
-            opened = file[name]
-            entries = int(opened.num_entries)
-            return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
+        return _header(file, path, _tree_name(file, path, tree))
+
+
+def read_headers(path: str, tree: str | None = None) -> list[Header]:
+    """As :func:`read_header`; where ``tree`` is a glob, of every tree that it matches, by name.
+
+    ``*`` matches ``/`` too. A name is also itself, whatever characters it has.
+    """
+    with _open(path) as file:
+        return [_header(file, path, name) for name in _matching_trees(file, path, tree)]
+
+
+def _header(file: Any, path: str, name: str) -> Header:
+    with _named(path, name):
+        opened = file[name]
+        entries = int(opened.num_entries)
+        return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +157,8 @@ def read_ranges(
 
     Raises:
         BranchNotFoundError: A branch of the schema is not in the tree.
-        UnreadableInputError: The entries cannot be read, or the file is not the one with ``uuid``.
+        UnreadableInputError: The entries cannot be read, a list has not as many values as its counter says, or the
+            file is not the one with ``uuid``.
     """
     with _open(path) as file:
         if uuid is not None and file.file.uuid.hex != uuid:
@@ -154,18 +170,62 @@ def read_ranges(
             present = set(opened.keys(recursive=True))
         if missing := [branch.source for branch in schema.branches if branch.source not in present]:
             raise BranchNotFoundError(missing[0], present, f"tree {tree} of {path}")
+        with _named(path, tree):
+            counters = _counters(opened, schema)
         for start, stop in ranges:
             with _named(path, tree, (start, stop)):
-                yield _read(opened, schema, start, stop, file_index)
+                batch, odd = _read(opened, schema, counters, start, stop, file_index)
+            if odd is not None:
+                entry, why = odd
+                raise UnreadableInputError(path, why, tree, (entry, entry + 1))
+            yield batch
 
 
-def _read(tree: Any, schema: EventSchema, start: int, stop: int, file_index: int) -> pa.RecordBatch:
-    sources = [branch.source for branch in schema.branches]
-    arrays = tree.arrays(sources, entry_start=start, entry_stop=stop, how=dict) if sources else {}
+def _read(
+    tree: Any, schema: EventSchema, counters: Mapping[str, str], start: int, stop: int, file_index: int
+) -> tuple[pa.RecordBatch, tuple[int, str] | None]:
+    """The events, and the first entry in which a list is not as long as its counter says, if there is one."""
+    sources = sorted({*(branch.source for branch in schema.branches), *counters.values()})
+    # members of an RNTuple's objects one by one: asked for together, uproot gives the objects that they are of
+    members = [] if hasattr(tree, "tree") else [source for source in sources if "." in source]
+    together = [source for source in sources if source not in members]
+    arrays = tree.arrays(together, entry_start=start, entry_stop=stop, how=dict) if together else {}
+    arrays |= {source: tree[source].array(entry_start=start, entry_stop=stop) for source in members}
     columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
     columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
     columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
-    return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+    batch = pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
+    return batch, _miscounted(batch, arrays, counters, start)
+
+
+def _miscounted(
+    batch: pa.RecordBatch, arrays: Mapping[str, ak.Array], counters: Mapping[str, str], start: int
+) -> tuple[int, str] | None:
+    for name, counter in counters.items():
+        lengths, counted = np.diff(batch.column(name).offsets.to_numpy()), np.asarray(arrays[counter])
+        if (differs := np.flatnonzero(lengths != counted)).size:
+            at = int(differs[0])
+            why = f"branch {name!r} has {lengths[at]} values where its counter {counter!r} says {counted[at]}"
+            return start + at, why
+    return None
+
+
+def _counters(tree: Any, schema: EventSchema) -> dict[str, str]:
+    """For each jagged branch the one of whole numbers that counts its values, where a TTree has such.
+
+    uproot takes the lengths of lists from the baskets and does not look at the counter.
+    """
+    counters = {}
+    for branch in schema.branches:
+        counter = getattr(tree[branch.source], "count_branch", None) if branch.jagged else None
+        if counter is not None and counter.parent is tree and _counts(counter):
+            counters[branch.name] = counter.name
+    return counters
+
+
+def _counts(branch: Any) -> bool:
+    kind = branch.interpretation
+    return isinstance(kind, uproot.AsDtype) and kind.to_dtype.kind in "iu" and not branch.branches
 
 
 def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
@@ -173,6 +233,10 @@ def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
     if len(array) != entries:
         msg = f"branch {branch.name!r} has {len(array)} values for {entries} entries"
         raise ValueError(msg)
+    if array.fields:  # a member of the objects in a list
+        array = array[array.fields[0]]
+    if HALF in branch.dtype:
+        array = ak.values_astype(array, np.float32)
     column = _plain(ak.to_arrow(array, list_to32=True, string_to32=True, extensionarray=False))
     column = column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
     if branch.why_no_feature:
@@ -190,7 +254,7 @@ def _plain(column: pa.Array) -> pa.Array:
 def _schema(tree: Any) -> EventSchema:
     branches, omitted = [], []
     for source, branch in tree.items(recursive=True):
-        kind = _kind(branch)
+        kind = _kind(source, branch) if _is_found(tree, source, branch) else "another branch has its name"
         if isinstance(kind, str):
             omitted.append(Omitted(source, kind))
         else:
@@ -199,7 +263,15 @@ def _schema(tree: Any) -> EventSchema:
     return EventSchema.of(branches, omitted)
 
 
-def _kind(branch: Any) -> tuple[str, bool] | str:
+def _is_found(tree: Any, source: str, branch: Any) -> bool:
+    """Whether the branch is what its name finds: a TTree may have several of one name."""
+    try:
+        return not hasattr(branch, "interpretation") or tree[source] is branch
+    except KeyError:
+        return False
+
+
+def _kind(source: str, branch: Any) -> tuple[str, bool] | str:
     """(numpy type, jagged) of a branch, or the reason it cannot be a feature."""
     if len(getattr(branch, "branches", ())):
         return "a group of branches; its members are branches of their own"
@@ -207,7 +279,7 @@ def _kind(branch: Any) -> tuple[str, bool] | str:
         form = _form(branch)
     except _FAILURES as error:
         return f"uproot cannot read its type ({reason(error)})"
-    return _kind_of_form(form)
+    return _kind_of_form(form, source)
 
 
 def _form(branch: Any) -> ak.forms.Form:
@@ -218,15 +290,15 @@ def _form(branch: Any) -> ak.forms.Form:
     return record.contents[0] if record.is_record else record
 
 
-def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
-    depth = 0
-    while form.is_list and form.parameter("__array__") is None:
-        depth, form = depth + 1, form.content
+def _kind_of_form(form: ak.forms.Form, source: str) -> tuple[str, bool] | str:
+    depth, member = 0, source.rpartition(".")[2]
+    while form.parameter("__array__") is None and (form.is_list or _holds_alone(form, member, source)):
+        depth, form = (depth + 1, form.content) if form.is_list else (depth, form.contents[0])
     if form.parameter("__array__") == STRING:
         dtype = STRING
-    elif form.parameter("__array__") is not None:
+    elif form.parameter("__array__") in {"bytestring", "bytes", "byte", "char"}:
         return "bytes are neither numbers nor text"
-    elif not form.is_numpy:
+    elif form.parameter("__array__") is not None or not form.is_numpy:  # C++'s set, map and bitset; classes
         return f"objects of type {form.type}"
     else:
         depth += len(getattr(form, "inner_shape", ()))
@@ -235,6 +307,11 @@ def _kind_of_form(form: ak.forms.Form) -> tuple[str, bool] | str:
             return f"values of type {dtype}"
     inner = max(depth - 1, 0)
     return "list<" * inner + dtype + ">" * inner, depth > 0
+
+
+def _holds_alone(form: ak.forms.Form, member: str, source: str) -> bool:
+    """Whether it is what uproot makes of a member of the objects in an RNTuple's list: objects of that one member."""
+    return form.is_record and form.fields == [member] and member != source
 
 
 def _clusters(tree: Any, entries: int) -> tuple[int, ...]:
@@ -286,6 +363,15 @@ def _tree_name(file: Any, path: str, tree: str | None) -> str:
     if tree is None or tree not in names:
         raise TreeNotFoundError(tree or "", path, names)
     return tree
+
+
+def _matching_trees(file: Any, path: str, tree: str | None) -> list[str]:
+    if tree is not None and storage.has_glob(tree):
+        with _named(path, tree):
+            names = sorted(set(_tree_names(file)))
+        if tree not in names and (found := [name for name in names if fnmatchcase(name, tree)]):
+            return found
+    return [_tree_name(file, path, tree)]
 
 
 @contextmanager

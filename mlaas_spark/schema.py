@@ -42,6 +42,9 @@ NUMERIC = (
 )
 """numpy names of the types that a feature may have."""
 
+HALF = "float16"
+"""Type of a branch whose column is float32, with equal values: neither Spark nor this Parquet has it."""
+
 STRING = "string"
 _LIST = "list<"
 
@@ -105,6 +108,8 @@ def _arrow_type(dtype: str) -> pa.DataType:
         return pa.list_(_arrow_type(dtype.removeprefix(_LIST).removesuffix(">")))
     if dtype == STRING:
         return pa.string()
+    if dtype == HALF:
+        return pa.float32()
     return pa.bool_() if dtype == "bool" else pa.from_numpy_dtype(dtype)
 
 

@@ -304,9 +304,10 @@ class SpecsFile:
 
     Attributes:
         specs: Specs of all files together.
-        by_file: Specs of each file, by uuid; empty if read from MLaaS4HEP.
-        paths: Path of each uuid, for people and for MLaaS4HEP's key ``events``.
-        request: Digest of what else the specs depend on (tree, branches, selection, quantiles): partials are reused
+        by_file: Specs of each file, by the key of the plan's file (uuid, tree); empty if read from MLaaS4HEP.
+        paths: Path of each, with the tree where several of one file are read, for people and for MLaaS4HEP's key
+            ``events``.
+        request: Digest of what else the specs depend on (branches, selection, quantiles): partials are reused
             only where it agrees.
     """
 
@@ -331,7 +332,7 @@ class SpecsFile:
                 name: high[name] if high[name] == low[name] else -low[name] / (high[name] - low[name]) for name in low
             },
             "events": {
-                **{self.paths.get(uuid, uuid): part.events for uuid, part in self.by_file.items()},
+                **{self.paths.get(key, key): part.events for key, part in self.by_file.items()},
                 "total": specs.events,
             },
             "mlaas_spark": {
@@ -340,12 +341,12 @@ class SpecsFile:
                 "events": specs.events,
                 "branches": {name: stats.to_json() for name, stats in sorted(specs.branches.items())},
                 "files": {
-                    uuid: {
-                        "path": self.paths.get(uuid, ""),
+                    key: {
+                        "path": self.paths.get(key, ""),
                         "events": part.events,
                         "branches": {name: stats.to_json() for name, stats in sorted(part.branches.items())},
                     }
-                    for uuid, part in sorted(self.by_file.items())
+                    for key, part in sorted(self.by_file.items())
                 },
             },
         }
@@ -370,8 +371,8 @@ class SpecsFile:
                 raise SpecsError(msg)
             return cls(
                 _specs_from_json(ours),
-                {uuid: _specs_from_json(part) for uuid, part in ours["files"].items()},
-                {uuid: part["path"] for uuid, part in ours["files"].items()},
+                {key: _specs_from_json(part) for key, part in ours["files"].items()},
+                {key: part["path"] for key, part in ours["files"].items()},
                 ours["request"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -380,12 +380,14 @@ def _gatherer(
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Second stage: put the events of a part in order and write one file a split."""
     uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
+    # equal entries of files that share a uuid, trees or copies, are in one split and yet no neighbours
+    places = uuids + np.array(plan.twins, np.int64)
 
     def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with on_executor():
             for part in (parts[number] for batch in rows for number in batch.column("id").to_pylist()):
                 table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
-                staging.finish(_task(part), list(_part_files(table, request, staging, uuids)))
+                staging.finish(_task(part), list(_part_files(table, request, staging, uuids, places)))
                 yield _done(part)
 
     return run
@@ -415,13 +417,17 @@ def _done(part: int) -> pa.RecordBatch:
 
 
 def _part_files(
-    events: pa.Table, request: ChunkRequest, staging: Staging, uuids: npt.NDArray[np.int64]
+    events: pa.Table,
+    request: ChunkRequest,
+    staging: Staging,
+    uuids: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
 ) -> Iterator[DataFile]:
-    file, entry = uuids[events.column(FILE).to_numpy()], events.column(ENTRY).to_numpy()
-    keys = [events.column(name).to_numpy() for name in request.keys] if request.keys else [file, entry]
+    file, entry = events.column(FILE).to_numpy(), events.column(ENTRY).to_numpy()
+    keys = [events.column(name).to_numpy() for name in request.keys] if request.keys else [uuids[file], entry]
     shares = request.config.split
     split = mixing.split_of(keys, (shares.train, shares.validation, shares.test))
-    order = mixing.shuffle_order(file, entry, request.config.seed)
+    order = mixing.shuffle_order(places[file], entry, request.config.seed)
     for index, name in enumerate(mixing.SPLITS):
         rows = order[split[order] == index]
         if len(rows):

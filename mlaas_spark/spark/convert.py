@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import ConvertConfig
-from mlaas_spark.errors import BranchNotFoundError, ChunkError
+from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.manifest import (
     DataFile,
     Manifest,
@@ -20,6 +21,7 @@ from mlaas_spark.manifest import (
     commit,
     discarded_if_empty,
     inputs_of,
+    parquet_bytes,
     present,
     remove_superseded,
     request_digest,
@@ -27,24 +29,30 @@ from mlaas_spark.manifest import (
     value_digest,
     write_parquet,
 )
+from mlaas_spark.plan import EntryRange, recut
 from mlaas_spark.schema import FILE
 from mlaas_spark.spark.session import received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from mlaas_spark.manifest import Input, Staging
-    from mlaas_spark.plan import EntryRange, Plan
+    from mlaas_spark.plan import PlannedFile
     from mlaas_spark.spark.ingest import Events, RangeBatch
+
+PLACE = "events"
+"""Folder in the data set that holds its Parquet files and nothing else: any reader of Parquet folders can read it."""
 
 _ROW_GROUP_EVENTS = 25_000
 _NAMED = 5  # paths in a message
+_SAMPLE = 1_000  # events that tell how many bytes one has
+_SIZES = pa.schema([("file", pa.int32()), ("entries", pa.int64())])
 _DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Paths of input files against those that a data set was made from."""
+    """Paths of input files, with the tree where there are several, against those that a data set was made from."""
 
     kept: tuple[str, ...]
     new: tuple[str, ...]
@@ -53,15 +61,23 @@ class Changes:
 
     @classmethod
     def between(cls, before: Sequence[Input], now: Sequence[Input]) -> Self:
-        """A file is the same while uuid, tree and entries are, wherever it lies."""
-        known, wanted = {item.identity for item in before}, {item.identity for item in now}
-        old_paths, paths = {item.path for item in before}, {item.path for item in now}
-        other = [item.path for item in now if item.identity not in known]
+        """A file is the same while uuid, tree, entries and copy are, wherever it lies."""
+        trees: dict[str, set[str]] = {}
+        for item in (*before, *now):
+            trees.setdefault(item.path, set()).add(item.tree)
+
+        def place(item: Input) -> str:
+            return f"{item.path}:{item.tree}" if len(trees[item.path]) > 1 else item.path
+
+        known = {item.identity for item in before}
+        fewer = Counter(item.identity[:-1] for item in before) - Counter(item.identity[:-1] for item in now)
+        old_places, places = {place(item) for item in before}, {place(item) for item in now}
+        other = [place(item) for item in now if item.identity not in known]
         return cls(
-            kept=tuple(item.path for item in now if item.identity in known),
-            new=tuple(path for path in other if path not in old_paths),
-            changed=tuple(path for path in other if path in old_paths),
-            removed=tuple(i.path for i in before if i.identity not in wanted and i.path not in paths),
+            kept=tuple(place(item) for item in now if item.identity in known),
+            new=tuple(name for name in other if name not in old_places),
+            changed=tuple(name for name in other if name in old_places),
+            removed=tuple(place(i) for i in before if fewer[i.identity[:-1]] and place(i) not in places),
         )
 
     def __str__(self) -> str:
@@ -76,7 +92,7 @@ def _named(kind: str, paths: Sequence[str]) -> str:
 
 
 def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
-    """Write the selected events to ``folder``, a Parquet file for each entry range.
+    """Write the selected events to ``folder/events``, a Parquet file for each entry range.
 
     A data set that is there is brought up to date: the files of inputs that have not changed stay, those of new and
     changed inputs are written, those of changed and removed ones go. A conversion that was begun goes on.
@@ -84,14 +100,19 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     Args:
         events: What to write, already opened.
         folder: A new folder, an empty one, or one that an earlier conversion wrote.
-        config: Compression, and the keys by which the events of each file are sorted; None is the default.
+        config: Compression, the keys by which the events of each file are sorted, and how large files are to be,
+            about (before the selection); None is the default.
 
     Raises:
         BranchNotFoundError: A key to sort by is no branch that is read.
+        ConfigError: A target size for another format than ROOT.
         ChunkError: The folder holds other branches, another selection or number of events, or something else.
         FilesetError: No event passes the selection.
     """
     plan, config = events.plan, config or ConvertConfig()
+    if config.target_size and events.frame is not None:
+        msg = "target_size is for ROOT: of Parquet, JSON and CSV set spark.conf.spark.sql.files.maxPartitionBytes"
+        raise ConfigError(msg)
     for key in config.sort_keys:
         if key not in plan.schema.flat:
             raise BranchNotFoundError(key, plan.schema.flat, "the flat branches that are read")
@@ -108,18 +129,19 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     known = before.inputs if before else ()
     places = {item.identity: index for index, item in enumerate(known)}
     kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
+    if config.target_size:
+        events = _sized(events, set(range(len(inputs))) - set(kept.values()), config, config.target_size)
+        plan = events.plan
     fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
     staging = stage(folder, request_digest([recipe, plan.digest()]))
-    missing = tuple(r for r in fresh if staging.finished(_task(plan, r)) is None)
+    missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
     with discarded_if_empty(staging):
         if missing:
             with received():
-                events.with_ranges(missing).map_ranges(
-                    _writer(plan, staging, config), from_arrow_schema(_DONE)
-                ).collect()
-        done = {r: staging.finished(_task(plan, r)) or [] for r in fresh}
+                events.with_ranges(missing).map_ranges(_writer(staging, config), from_arrow_schema(_DONE)).collect()
+        done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
         first = {r.file: r.start for r in reversed(plan.ranges)}
@@ -138,8 +160,10 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         clean(staging)
         manifest = before
     else:
+        # a set from before there was this folder has its files beside the manifest, all of them
+        beside = any("/" not in file.path for file in stays)
         staged = [
-            (file, f"{_task(plan, entries)}-{file.digest[:16]}.parquet")
+            (file, ("" if beside else f"{PLACE}/") + _final_name(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
         ]
@@ -148,23 +172,54 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     return manifest
 
 
+def _sized(events: Events, files: Collection[int], config: ConvertConfig, target: int) -> Events:
+    """The same events, the named files cut into ranges that make Parquet files of about ``target`` bytes.
+
+    How many bytes an event has is measured on the first of each file. So the ranges of a file depend on it alone,
+    whatever is converted with it.
+    """
+    spans = events.plan.spans_read()
+    samples = tuple(
+        EntryRange(file, start, min(start + _SAMPLE, stop))
+        for file, ((start, stop), *_) in ((file, spans[file]) for file in sorted(files) if spans[file])
+    )
+    if not samples:
+        return events
+
+    def measure(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        for entries, batch, _ in batches:
+            size = parquet_bytes(pa.Table.from_batches([batch]).drop_columns([FILE]), _SAMPLE, config.compression)
+            yield _row(_SIZES, entries.file, max(1, target * entries.entries // size))
+
+    # before the selection: what a task holds in memory is what it has read
+    unselected = replace(events, selection=None).with_ranges(samples)
+    with received():
+        rows = unselected.map_ranges(measure, from_arrow_schema(_SIZES)).collect()
+    return events.with_ranges(recut(events.plan, {row.file: row.entries for row in rows}))
+
+
 def _moved(file: DataFile, places: dict[int, int]) -> DataFile:
     """The same file where its input has another place in the list."""
     return replace(file, ranges=tuple((places[index], start, stop) for index, start, stop in file.ranges))
 
 
-def _task(plan: Plan, entries: EntryRange) -> str:
-    # an earlier attempt may have cut the file elsewhere: a range is named by both of its ends
-    return f"{plan.files[entries.file].uuid}-{entries.start:012d}-{entries.stop:012d}"
+def _task(entries: EntryRange) -> str:
+    # by the file's place: the staging folder is of one list of files. An earlier attempt may have cut the file
+    # elsewhere: a range is named by both of its ends
+    return f"{entries.file:06d}-{entries.start:012d}-{entries.stop:012d}"
 
 
-def _writer(
-    plan: Plan, staging: Staging, config: ConvertConfig
-) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+def _final_name(file: PlannedFile, entries: EntryRange, values: str) -> str:
+    # trees and copies of one file may have equal values in equal entries
+    digest = request_digest([file.key, values])
+    return f"{file.uuid}-{entries.start:012d}-{entries.stop:012d}-{digest[:16]}.parquet"
+
+
+def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             # without the file's place in the list of inputs, which changes while they come and go
-            table = storable(pa.Table.from_batches([item.batch for item in group])).drop_columns([FILE])
+            table = pa.Table.from_batches([item.batch for item in group]).drop_columns([FILE])
             files = []
             if table.num_rows:
                 url = staging.new_file()
@@ -174,22 +229,12 @@ def _writer(
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))
-            staging.finish(_task(plan, entries), files)
-            row = [[entries.file], [entries.start], [table.num_rows]]
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(value, field.type) for value, field in zip(row, _DONE, strict=True)], schema=_DONE
-            )
+            staging.finish(_task(entries), files)
+            yield _row(_DONE, entries.file, entries.start, table.num_rows)
 
     return run
 
 
-def storable(events: pa.Table) -> pa.Table:
-    """The events in types that Parquet has: float16 becomes float32, all else stays."""
-    fields = [pa.field(field.name, _storable(field.type)) for field in events.schema]
-    return events.cast(pa.schema(fields))
-
-
-def _storable(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_storable(kind.value_type))
-    return pa.float32() if pa.types.is_float16(kind) else kind
+def _row(schema: pa.Schema, *values: int) -> pa.RecordBatch:
+    columns = [pa.array([value], field.type) for value, field in zip(values, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -18,9 +18,9 @@ from mlaas_spark import root_io
 from mlaas_spark.config import Format, InputConfig
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError, hint
 from mlaas_spark.fileset import fileset
-from mlaas_spark.plan import Plan, PlannedFile, make_plan
+from mlaas_spark.plan import Plan, PlannedFile, copy_numbers, make_plan
 from mlaas_spark.schema import ENTRY, FILE, common
-from mlaas_spark.spark.ingest import any_of, frame_schema, framed, refuse_copies
+from mlaas_spark.spark.ingest import any_of, frame_schema, framed
 from mlaas_spark.spark.session import on_executor
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RootSource(DataSource):
     :func:`mlaas_spark.register` makes it known to a session.
 
     Options:
-        tree: Name of the tree; needed where a file has several.
+        tree: Name of the tree, or a glob of trees; needed where a file has several.
         branches: Globs, comma separated, of the branches to read; all by default. As everywhere the identifiers (run,
             luminosityBlock, event) come with them.
         exclude: Globs, comma separated, of the branches to leave out.
@@ -133,7 +133,9 @@ def _planned(options: Mapping[str, str], names: Collection[str] | None = None) -
     config, target = _config(options)
     files = fileset(config)
     with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(lambda file: root_io.read_header(file.path, file.tree), files))
+        found = list(pool.map(lambda file: root_io.read_headers(file.path, file.tree), files))
+    opened = [(file, header) for file, headers in zip(files, found, strict=True) for header in headers]
+    copy_numbers([(header.path, header.uuid, header.tree) for _, header in opened], allowed=False)
     planned = [
         PlannedFile(
             header.path,
@@ -145,11 +147,11 @@ def _planned(options: Mapping[str, str], names: Collection[str] | None = None) -
             file.weight,
             file.group,
             header.boundaries,
+            clusters=len(header.boundaries) - 1,
         )
-        for file, header in zip(files, headers, strict=True)
+        for file, header in opened
     ]
-    refuse_copies(planned)
-    schemas = [(header.path, header.schema.features()) for header in headers]
+    schemas = [(header.path, header.schema.features()) for _, header in opened]
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     schema = any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mlaas_spark import manifest, storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ChunkError, FilesetError, SpecsError, UnreadableInputError, reason
+from mlaas_spark.errors import ChunkError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.spark.session import on_executor, partitions, received
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header
     with received():
         parts = spread.mapPartitions(whole).collect()
     found = [header for part in parts for header in _resolved(part)]
-    _refuse_copies(found)
     for path, header in found:
         _refuse_other_columns(*found[0], path, header.columns)
     return [header for _, header in found]
@@ -90,14 +89,6 @@ def _resolved(part: list[tuple[str, str, Columns | int]]) -> Iterator[tuple[str,
         else:
             known.append(columns)
             yield path, Header(uuid, columns)
-
-
-def _refuse_copies(found: list[tuple[str, Header]]) -> None:
-    first: dict[str, str] = {}
-    for path, header in found:
-        if (other := first.setdefault(header.uuid, path)) != path:
-            msg = f"{path} is a copy of {other}: its events would count twice; name one"
-            raise FilesetError(msg)
 
 
 def _fingerprint(path: str) -> str:

@@ -18,7 +18,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, coarse, copy_numbers, make_plan
 from mlaas_spark.schema import Branch, EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
@@ -173,10 +173,10 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     if files[0].format is Format.ROOT:
-        planned, schemas = _open_root(spark, files)
+        planned, schemas = _open_root(spark, files, events_per_task, allow_copies=config.allow_copies)
         frame = None
     else:
-        frame, planned, of_all = records.open_records(spark, files, preproc)
+        frame, planned, of_all = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
         schemas = [(files[0].path, of_all)]
     if not text:
         schemas = [(path, of_file.features()) for path, of_file in schemas]
@@ -310,9 +310,9 @@ def any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
 
 
 def _open_root(
-    spark: SparkSession, files: Sequence[InputFile]
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool
 ) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
-    """Open headers on executors; a schema crosses to the driver once a partition, not once a file."""
+    """Open headers on executors, each tree a glob matches; a schema crosses to the driver once a partition."""
 
     def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
         from mlaas_spark import root_io
@@ -320,15 +320,17 @@ def _open_root(
         known: set[str] = set()
         with on_executor():
             for index, file in numbered:
-                header = root_io.read_header(file.path, file.tree)
-                if file.uuid and file.uuid != header.uuid:
-                    why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
-                    raise UnreadableInputError(file.path, why, header.tree)
-                digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
-                if digest not in known:
-                    known.add(digest)
-                    yield "schema", (digest, header.schema)
-                yield "file", (index, digest, header.tree, header.uuid, header.entries, header.boundaries)
+                for header in root_io.read_headers(file.path, file.tree):
+                    if file.uuid and file.uuid != header.uuid:
+                        why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
+                        raise UnreadableInputError(file.path, why, header.tree)
+                    digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
+                    if digest not in known:
+                        known.add(digest)
+                        yield "schema", (digest, header.schema)
+                    edges = coarse(header.boundaries, events_per_task)
+                    clusters = len(header.boundaries) - 1
+                    yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
 
     numbered = spark.sparkContext.parallelize(list(enumerate(files)), partitions(spark, len(files)))
     with received():
@@ -337,9 +339,13 @@ def _open_root(
     names = {name for schema in schemas.values() for name in schema.names}
     first: dict[str, str] = {}
     planned: list[PlannedFile] = []
-    for index, digest, tree, uuid, entries, boundaries in sorted(_only(found, "file")):
+    opened = sorted(_only(found, "file"))
+    copies = copy_numbers(
+        [(files[index].path, uuid, tree) for index, tree, _, uuid, *_ in opened], allowed=allow_copies
+    )
+    for copy, (index, tree, digest, uuid, entries, boundaries, clusters) in zip(copies, opened, strict=True):
         file = files[index]
-        first.setdefault(digest, file.path)
+        first.setdefault(digest, f"{file.path}:{tree}")
         lacks = tuple(sorted(names - set(schemas[digest].names)))
         planned.append(
             PlannedFile(
@@ -354,20 +360,12 @@ def _open_root(
                 boundaries,
                 file.steps,
                 lacks,
+                clusters,
+                copy,
             )
         )
-    refuse_copies(planned)
     return planned, [(path, schemas[digest]) for digest, path in first.items()]
 
 
 def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:
     return [item for kind_of_item, item in found if kind_of_item == kind]
-
-
-def refuse_copies(files: Sequence[PlannedFile]) -> None:
-    """FilesetError, naming both, if two ROOT files have one uuid and tree."""
-    first: dict[tuple[str, str], str] = {}
-    for file in files:
-        if (other := first.setdefault((file.uuid, file.tree), file.path)) != file.path:
-            msg = f"{file.path} is a copy of {other} (same uuid {file.uuid}): its events would count twice; name one"
-            raise FilesetError(msg)

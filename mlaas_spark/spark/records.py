@@ -19,7 +19,7 @@ from pyspark.sql import types as T  # noqa: N812
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, UnreadableInputError, reason
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.damage import located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
@@ -83,7 +83,7 @@ class Records:
 
 
 def open_records(
-    spark: SparkSession, files: Sequence[InputFile], preproc: UserFile | None
+    spark: SparkSession, files: Sequence[InputFile], preproc: UserFile | None, *, allow_copies: bool = False
 ) -> tuple[Records, list[PlannedFile], EventSchema]:
     """Infer the schema, count the entries of each block, identify the files.
 
@@ -91,12 +91,15 @@ def open_records(
         UnreadableInputError: A file is empty or not of its format.
         SpecsError: The files have not the same columns.
         ConfigError: ``preproc`` for a format without records.
+        FilesetError: Two files have the same content, and copies are not allowed.
     """
     kind = files[0].format
     if preproc is not None and kind is Format.PARQUET:
         msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
     headers = read_headers(spark, files)
+    named = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
+    copies = copy_numbers(named, allowed=allow_copies)
     spark = _with_fixed_blocks(spark)
     names = ", ".join(file.path for file in files[:3])
     with received(names), located(spark, files):
@@ -121,7 +124,17 @@ def open_records(
             edges.append(edges[-1] + entries)
         planned.append(
             PlannedFile(
-                file.path, kind, "", headers[index].uuid, edges[-1], file.label, file.weight, file.group, tuple(edges)
+                file.path,
+                kind,
+                "",
+                headers[index].uuid,
+                edges[-1],
+                file.label,
+                file.weight,
+                file.group,
+                tuple(edges),
+                clusters=len(edges) - 1,
+                copy=copies[index],
             )
         )
     return Records(frame, paths, blocks), planned, schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
@@ -63,16 +64,17 @@ def compute(
     request = _request(events, branches, quantiles)
     reusable = known.by_file if known is not None and known.request == request else {}
     files = events.plan.files
-    fresh = tuple(r for r in events.plan.ranges if files[r.file].uuid not in reusable)
+    fresh = tuple(r for r in events.plan.ranges if files[r.file].key not in reusable)
     by_file: dict[str, Specs] = {}
     counts: dict[tuple[int, int], int] = {}
     if fresh:
         by_file, counts = _run(events.reading(branches).with_ranges(fresh), branches, quantiles)
     for file in files:
-        if file.uuid in reusable:
-            by_file[file.uuid] = reusable[file.uuid]
-    whole = merged(by_file[uuid] for uuid in sorted(by_file))
-    paths = {file.uuid: file.path for file in files}
+        if file.key in reusable:
+            by_file[file.key] = reusable[file.key]
+    whole = merged(by_file[key] for key in sorted(by_file))
+    trees = Counter(file.path for file in files)
+    paths = {file.key: f"{file.path}:{file.tree}" if trees[file.path] > 1 else file.path for file in files}
     counted = events.with_counts(counts) if len(fresh) == len(events.plan.ranges) else events.counted()
     if (total := sum(counted.plan.events_by_file())) != whole.events:
         msg = f"the specs count {whole.events} events, the plan {total}: they belong to other files, make them again"
@@ -85,8 +87,8 @@ def _run(
 ) -> tuple[dict[str, Specs], dict[tuple[int, int], int]]:
     names, with_bins = tuple(branches), frozenset(quantiles)
     rows = merged_rows(events, lambda batches: partials(batches, names, with_bins))
-    uuids = [file.uuid for file in events.plan.files]
-    return {uuids[file]: specs for file, specs in by_file(rows).items()}, by_range(rows, RANGE_EVENTS)
+    keys = [file.key for file in events.plan.files]
+    return {keys[file]: specs for file, specs in by_file(rows).items()}, by_range(rows, RANGE_EVENTS)
 
 
 def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Row]:
@@ -147,7 +149,6 @@ def _request(events: Events, branches: Collection[str], quantiles: Collection[st
     schema = events.plan.schema.keep(branches)
     content = [
         schema.digest(),
-        sorted({file.tree for file in events.plan.files}),
         events.selection.text if events.selection else "",
         sorted(quantiles),
         events.plan.limits,

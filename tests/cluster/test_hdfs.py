@@ -59,9 +59,9 @@ def test_conversion_to_hdfs_is_that_to_a_disk(
     made = convert(opened(str(local / "root")), f"{hdfs}/out/converted")
     assert made.content_digest == converted.content_digest == manifests.read(f"{hdfs}/out/converted").content_digest
     manifests.check_files(f"{hdfs}/out/converted", made)
-    assert storage.children(f"{hdfs}/out/converted") == sorted(
-        ["_manifests", "manifest.json", *(file.path for file in made.files)]
-    )
+    assert storage.children(f"{hdfs}/out/converted") == ["_manifests", "events", "manifest.json"]
+    left = [f"events/{name}" for name in storage.children(f"{hdfs}/out/converted/events")]
+    assert left == sorted(file.path for file in made.files)
     fs, path = storage.filesystem(f"{hdfs}/out/converted/{made.files[0].path}")
     with fs.open(path, "rb") as file:
         assert pq.read_table(file).num_rows == made.files[0].rows
@@ -77,7 +77,7 @@ def test_a_set_on_hdfs_is_brought_up_to_date(
     made = convert(opened(one, two), f"{hdfs}/out/grows")
     assert (made.version, made.content_digest) == (2, converted.content_digest)
     first = convert(opened(one), f"{hdfs}/out/grows")
-    left = [name for name in storage.children(f"{hdfs}/out/grows") if name.endswith(".parquet")]
+    left = [f"events/{name}" for name in storage.children(f"{hdfs}/out/grows/events")]
     assert left == sorted(file.path for file in first.files)
 
 

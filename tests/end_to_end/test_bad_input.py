@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -208,6 +210,114 @@ def test_train_says_what_is_wrong_and_leaves_nothing(
 
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def tree_file(place: Place, name: str, tree: str = "Events", **branches: str) -> str:
+    """A ROOT file with one tree of four entries, a branch for each name and type."""
+    path = place.folder / name
+    with uproot.recreate(path) as file:
+        file.mktree(tree, branches)
+        file[tree].extend({branch: np.arange(4, dtype=dtype) for branch, dtype in branches.items()})
+    return str(path)
+
+
+def unlike(place: Place, *options: str) -> list[str]:
+    """Files in which x changes its type and y is lacking."""
+    return [
+        tree_file(place, "a.root", x="f4", y="f4", z="f4"),
+        tree_file(place, "b.root", x="f8", z="f4"),
+        *options,
+    ]
+
+
+def miscounted(place: Place) -> list[str]:
+    """A file whose counter of jets says 9 for entry 2, which has two."""
+    counts = np.array([5, 1, 2, 4], np.int32)
+    path = place.folder / "miscounted.root"
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("Events", {"Jet_pt": "var * float32"}, counter_name=lambda _: "nJet")
+        file["Events"].extend({"Jet_pt": ak.unflatten(np.arange(12, dtype=np.float32), counts), "nJet": counts})
+    right, wrong = counts.astype(">i4").tobytes(), np.array([5, 1, 9, 4], ">i4").tobytes()
+    path.write_bytes(path.read_bytes().replace(right, wrong))
+    return [str(path)]
+
+
+def trees(place: Place, *options: str) -> list[str]:
+    return [tree_file(place, "a.root", "Events", x="f4"), tree_file(place, "b.root", "Runs", x="f4"), *options]
+
+
+def copied(place: Place) -> list[str]:
+    return [place.good, str(shutil.copy(place.good, place.folder / "copy.root"))]
+
+
+OF_INPUT = {
+    "files with different trees, one named": Case(
+        lambda p: trees(p, "--tree", "Events"), 3, r"tree 'Events' not found in .*b\.root; there are: Runs"
+    ),
+    "glob that matches a tree of one file alone": Case(
+        lambda p: trees(p, "--tree", "Ev*"), 3, r"tree 'Ev\*' not found in .*b\.root; there are: Runs"
+    ),
+    "type that changes": Case(
+        unlike, 4, r"branch 'x' is float32 in .*a\.root:Events but float64 in .*b\.root:Events: .*--exclude x.*--schema"
+    ),
+    "branch that one file lacks": Case(
+        lambda p: unlike(p, "--exclude", "x"), 4, r"branch 'y' is in .*a\.root:Events but not in .*b\.root:Events"
+    ),
+    "type that changes, to be filled": Case(
+        lambda p: unlike(p, "--schema", "fill"),
+        4,
+        r"'x' is float32 in .*a\.root:Events but float64 in .*b\.root:Events",
+    ),
+    "counter that disagrees": Case(
+        miscounted,
+        3,
+        r"cannot read .*miscounted\.root, tree Events, entries \[2, 3\): "
+        r"branch 'Jet_pt' has 2 values where its counter 'nJet' says 9$",
+    ),
+    "file named twice": Case(lambda p: [p.good, p.good], 3, r"signal_0\.root is named twice: .*name it once"),
+    "tree named twice": Case(
+        lambda p: [f"{p.good}:Events", f"{p.good}:Ev*"], 3, r"tree Events of .*signal_0\.root is named twice"
+    ),
+    "copy of a file": Case(
+        copied, 3, r"copy\.root is a copy of .*signal_0\.root \(same uuid [0-9a-f]{32}\): .*--allow-copies"
+    ),
+    "target size of another format": Case(
+        lambda p: [p.write("e.json", '{"x": 1}\n'), "--target-size", "1MB"], 2, r"target_size is for ROOT"
+    ),
+    "target size that is none": Case(
+        lambda p: [p.good, "--target-size", "big"], 2, r"convert\.target_size: give bytes, or a number with KB, .*'big'"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_INPUT)
+def test_convert_says_what_is_wrong_with_its_input_and_leaves_nothing(
+    name: str, run: Command, sample: Path, tmp_path: Path
+) -> None:
+    case, folder = OF_INPUT[name], tmp_path / "input"
+    folder.mkdir()
+    outcome = run("convert", *case.arguments(Place(sample, sample, folder)), "--out", str(tmp_path / "out"))
+    assert outcome.code == case.code, outcome.err
+    assert len(outcome.messages) == 1, outcome.err
+    assert re.search(case.says, outcome.messages[0]), outcome.messages[0]
+    assert "Traceback" not in outcome.err + outcome.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_branches_that_change_are_left_out_by_intersect_and_listed(run: Command, sample: Path, tmp_path: Path) -> None:
+    given = unlike(Place(sample, sample, tmp_path), "--schema", "intersect")
+    outcome = run("convert", *given, "--out", str(tmp_path / "out"))
+    assert outcome.code == 0, outcome.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [branch["name"] for branch in manifest["schema"]["branches"]] == ["z"]
+    assert [omitted["name"] for omitted in manifest["schema"]["omitted"]] == ["x", "y"]
+    for omitted in manifest["schema"]["omitted"]:
+        assert re.search(rf"{re.escape(omitted['reason'])} +1 +{omitted['name']}", outcome.out)
+
+
+def test_copies_are_converted_both_if_that_is_wanted(run: Command, sample: Path, tmp_path: Path) -> None:
+    given = [*copied(Place(sample, sample, tmp_path)), "--allow-copies"]
+    assert "1,200 entries in = 1,200 events out" in run("convert", *given, "--out", str(tmp_path / "out")).out
 
 
 @pytest.mark.parametrize("verb", ["convert", "chunks"])

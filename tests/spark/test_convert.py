@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import shutil
 from collections import Counter
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -102,6 +104,48 @@ def test_every_value_and_type_is_that_of_uproot(
     assert start == table.num_rows == 1280
 
 
+def by_pandas(folder: str, _: SparkSession) -> list[int]:
+    return list(pd.read_parquet(folder)["event"])
+
+
+def by_dataset(folder: str, _: SparkSession) -> list[int]:
+    return list(pyarrow.dataset.dataset(folder).to_table()["event"].to_pylist())
+
+
+def by_glob(folder: str, _: SparkSession) -> list[int]:
+    return list(pq.ParquetDataset(glob.glob(f"{folder}/*.parquet")).read()["event"].to_pylist())  # noqa: PTH207
+
+
+def by_spark(folder: str, spark: SparkSession) -> list[int]:
+    return [row["event"] for row in spark.read.parquet(folder).collect()]
+
+
+@pytest.mark.parametrize("read", [by_pandas, by_dataset, by_glob, by_spark])
+def test_folder_of_the_files_is_plain_parquet(
+    spark: SparkSession,
+    converted: tuple[Path, Manifest],
+    sample: Sample,
+    read: Callable[[str, SparkSession], list[int]],
+) -> None:
+    assert sorted(read(str(converted[0] / "events"), spark)) == sorted(sample.columns("event"))
+
+
+def test_set_whose_files_lie_beside_the_manifest_stays_so(
+    opened: Callable[..., Events], copies: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    first = convert(opened(copies[:1], 200), str(folder))
+    files = tuple(dataclasses.replace(file, path=file.path.removeprefix("events/")) for file in first.files)
+    for old, new in zip(first.files, files, strict=True):
+        (folder / old.path).rename(folder / new.path)
+    content = json.dumps(dataclasses.replace(first, files=files).to_json())
+    (folder / "manifest.json").write_text(content)
+    (folder / "_manifests" / "000001.json").write_text(content)
+    manifest = convert(opened(copies, 200), str(folder))
+    assert len(manifest.files) > len(files)
+    assert {path.name for path in folder.glob("*.parquet")} == {file.path for file in manifest.files}
+
+
 def test_sparks_own_reader_reads_the_listed_files(
     spark: SparkSession, converted: tuple[Path, Manifest], sample: Sample
 ) -> None:
@@ -174,6 +218,69 @@ def test_events_of_each_file_are_sorted_by_the_keys_and_compressed_as_told(
         convert(opened(sample.paths(), 200), str(tmp_path))
     smaller = ConvertConfig(compression="gzip")
     assert convert(opened(sample.paths(), 200), str(converted[0]), smaller) == converted[1]
+
+
+@pytest.fixture(scope="module")
+def large(make_events: Callable[[int, int, int], list[Any]], write: Callable[..., str], tmp_path_factory: Any) -> str:
+    """A file of 6,000 events in clusters of 100."""
+    return write(tmp_path_factory.mktemp("large") / "large.root", make_events(6_000, 1, 1), cluster=100)
+
+
+def test_files_are_of_about_the_target_size_and_hold_every_event_once(
+    opened: Callable[..., Events], large: str, tmp_path: Path
+) -> None:
+    target = 40_000
+    config = ConvertConfig(target_size=target)
+    made = convert(opened([large], 500), str(tmp_path / "out"), config)
+    assert len(made.files) > 5
+    for file in made.files:
+        assert target / 2 < (tmp_path / "out" / file.path).stat().st_size < 2 * target
+        assert all(edge % 100 == 0 for _, *edges in file.ranges for edge in edges)
+    table = listed(tmp_path / "out", made)
+    assert table["event"].to_pylist() == list(range(1_000, 7_000))
+    # smaller files where less is kept of an event, cut by the same rule; one file where everything fits
+    whole = convert(opened([large], 500), str(tmp_path / "whole"), ConvertConfig(target_size=10**9))
+    assert [file.rows for file in whole.files] == [6_000]
+    small = convert(opened([large], 500, branches=("nJet",)), str(tmp_path / "small"), config)
+    assert len(small.files) < len(made.files)
+    # how much is kept changes nothing: the size is before the selection
+    selected = convert(opened([large], 500, selection="nJet > 2"), str(tmp_path / "selected"), config)
+    assert [file.ranges for file in selected.files] == [file.ranges for file in made.files]
+
+
+def test_target_size_cuts_a_file_alike_whatever_is_converted_with_it(
+    opened: Callable[..., Events], sample: Sample, large: str, tmp_path: Path
+) -> None:
+    config = ConvertConfig(target_size=40_000)
+    convert(opened([large], 500), str(tmp_path / "grown"), config)
+    both = [*sample.paths()[:2], large]
+    grown = convert(opened(both, 500), str(tmp_path / "grown"), config)
+    whole = convert(opened(both, 500), str(tmp_path / "whole"), config)
+    assert grown.content_digest == whole.content_digest
+    # what is there already is kept whatever the size now
+    assert convert(opened(both, 500), str(tmp_path / "grown"), ConvertConfig(target_size=10_000)) == grown
+
+
+def test_conversion_to_a_target_size_goes_on_where_it_stopped(
+    opened: Callable[..., Events], large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = ConvertConfig(target_size=40_000), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "commit", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            convert(opened([large], 500), str(folder), config)
+    done = {path.stat().st_ino for path in folder.glob("_staging/*/*.parquet")}
+    assert len(done) > 5
+    manifest = convert(opened([large], 500), str(folder), config)
+    assert {(folder / file.path).stat().st_ino for file in manifest.files} == done
+
+
+def test_target_size_is_refused_for_formats_that_spark_cuts(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"target_size is for ROOT.*maxPartitionBytes"):
+        convert(opened(sample.paths("parquet")), str(tmp_path / "out"), ConvertConfig(target_size=10**6))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("key", ["evnt", "Jet_pt"])
@@ -374,7 +481,7 @@ def test_rerun_after_a_crash_reads_only_what_had_not_been_written(
         with pytest.raises(KeyboardInterrupt):
             convert(events, str(folder))
     # as if it had crashed before the last file was written; the others cannot be read any more
-    (record,) = folder.glob(f"_staging/*/ledger/{3:032x}-*.json")
+    (record,) = folder.glob(f"_staging/*/ledger/{2:06d}-*.json")
     record.unlink()
     *gone, last = without_inputs(events).plan.files
     files = (*gone, dataclasses.replace(last, path=sample.paths()[2]))
@@ -450,7 +557,5 @@ def test_a_conversion_that_was_killed_may_go_on_with_files_cut_otherwise(
     manifest = convert(opened(sample.paths(), 1_000), str(killed))
     table = listed(killed, manifest)
     assert list(zip(table["__file"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == sorted(sample.events)
-    assert {path.name for path in killed.iterdir()} == {file.path for file in manifest.files} | {
-        "manifest.json",
-        "_manifests",
-    }
+    assert set(parquet_files(killed)) == {file.path for file in manifest.files}
+    assert {path.name for path in killed.iterdir()} == {"events", "manifest.json", "_manifests"}

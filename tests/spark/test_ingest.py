@@ -133,7 +133,7 @@ def unlike(tmp_path: Path) -> list[str]:
 
 
 def test_files_of_unlike_branches_are_refused_by_default(opened: Callable[..., Events], unlike: list[str]) -> None:
-    with pytest.raises(SpecsError, match=r"branch 'n' is in .*0\.root but not in .*1\.root"):
+    with pytest.raises(SpecsError, match=r"branch 'n' is in .*0\.root:T but not in .*1\.root:T"):
         opened(unlike)
 
 
@@ -325,7 +325,10 @@ def two_schemas(
 
 @pytest.mark.parametrize(
     ("exclude", "message"),
-    [((), "'MET_pt' is float32 in .*float64 in"), (("MET_pt",), "'flag' is in .*one.root but not in .*two.root")],
+    [
+        ((), "'MET_pt' is float32 in .*float64 in"),
+        (("MET_pt",), "'flag' is in .*one.root:Events but not in .*two.root:Events"),
+    ],
 )
 def test_root_files_of_different_schema_are_refused_by_name(
     opened: Callable[..., Events], two_schemas: tuple[str, str], exclude: tuple[str, ...], message: str

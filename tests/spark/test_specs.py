@@ -63,7 +63,7 @@ def test_specs_are_those_of_plain_arithmetic(opened: Callable[..., Events], samp
     for name in FEATURES:
         check(ours["branches"][name], sample.columns(name))
         for index, events in enumerate(sample.files):
-            check(ours["files"][f"{index + 1:032x}"]["branches"][name], [event[name] for event in events])
+            check(ours["files"][f"{index + 1:032x}:Events"]["branches"][name], [event[name] for event in events])
     # the sample has what this is about
     assert ours["branches"]["MET_pt"]["nan"] == 26
     assert ours["branches"]["MET_sum"]["inf"] == 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from mlaas_spark import errors, pipeline
 from mlaas_spark.cli import main, within
 from mlaas_spark.errors import MlaasSparkError
+from mlaas_spark.manifest import DataFile, Manifest
+from mlaas_spark.schema import Branch, EventSchema, Omitted
 
 KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.ConfigError: ("no",),
@@ -161,3 +164,53 @@ def test_each_job_is_a_few_lines_that_run_its_verb(job: str) -> None:
     text = (Path(__file__).parents[2] / "jobs" / f"{job}.py").read_text()
     assert f'main(["{job}", *sys.argv[1:]])' in text
     assert len(text.splitlines()) <= 40
+
+
+def converted(omitted: list[Omitted]) -> Manifest:
+    return Manifest("events", "", EventSchema((), tuple(omitted)), (), (DataFile("events/a.parquet", 3, 9, (), ""),))
+
+
+def test_convert_tells_what_was_left_out_and_why_and_where_the_parquet_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = converted([Omitted("T[1]", "objects of type T"), Omitted("a", "no type"), Omitted("b", "no type")])
+    monkeypatch.setattr(pipeline, "convert", lambda *_: made)
+    assert main(["convert", "f.root", "--out", "out"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"Left out", "objects of type T 1 T[1]", "no type 2 a, b"} <= set(lines)
+    assert lines[-1] == "to read as plain Parquet: out/events"
+
+
+def test_convert_tells_which_branches_have_another_type_in_parquet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    branches = [
+        Branch(name, name, dtype, jagged=False)
+        for name, dtype in (("h", "float16"), ("l", "list<float16>"), ("x", "bool"))
+    ]
+    made = dataclasses.replace(converted([]), schema=EventSchema.of(branches))
+    monkeypatch.setattr(pipeline, "convert", lambda *_: made)
+    assert main(["convert", "f.root", "--out", "out"]) == 0
+    assert "float16 is float32 in Parquet, with equal values: h, l\n" in capsys.readouterr().out
+
+
+def test_convert_with_nothing_left_out_says_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "convert", lambda *_: converted([]))
+    assert main(["convert", "f.root", "--out", "out"]) == 0
+    assert "Left out" not in capsys.readouterr().out
+
+
+def test_very_many_that_were_left_out_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = [Omitted(f"n{i:03}", "excluded") for i in range(300)]
+    odd = [Omitted(f"m{i:03}", f"is in {i} but not in {i + 1}") for i in range(50)]
+    monkeypatch.setattr(pipeline, "convert", lambda *_: converted([*many, *odd]))
+    assert main(["convert", "f.root", "--out", "out"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "excluded 300 n000, n001, " in told
+    assert "n019, ... (all in manifest.json)" in told
+    assert "n020" not in told
+    assert "is in 18 but not in 19 1 m018 other reasons, see manifest.json 31 ..." in told

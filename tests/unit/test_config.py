@@ -21,7 +21,7 @@ UNKNOWN = [
     ({"train": {"epoch": 3}}, r"unknown key 'train.epoch'; nearest: epochs"),
     ({"chunks": {"split": {"tset": 0.2}}}, r"unknown key 'chunks.split.tset'; nearest: test"),
     ({"input": {"groups": [{"files": "a.root"}, {"files": "b.root", "lable": 1}]}}, r"groups.1.lable'; nearest: label"),
-    ({"input": {"zzz": 1}}, r"unknown key 'input.zzz'; there are: branches"),
+    ({"input": {"zzz": 1}}, r"unknown key 'input.zzz'; there are: allow_copies, branches"),
 ]
 
 
@@ -235,3 +235,17 @@ def test_empty_config_file_means_all_defaults(tmp_path: Path) -> None:
 def test_identifiers_are_those_of_the_design() -> None:
     assert config.IDENTIFIERS == ("run", "luminosityBlock", "event")
     assert Config().input.identifiers == config.IDENTIFIERS
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("128MB", 128_000_000), ("1.5 kB", 1_500), ("2GiB", 2**31), ("4096", 4096), (4096, 4096), (None, None)],
+)
+def test_target_size_is_bytes_or_a_number_with_its_unit(text: str | int | None, size: int | None) -> None:
+    assert resolve({"convert": {"target_size": text}}).convert.target_size == size
+
+
+@pytest.mark.parametrize("text", ["128 M", "many", "-1MB", "0MB", 0, True, "MB"])
+def test_target_size_of_no_size_is_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match=r"convert\.target_size"):
+        resolve({"convert": {"target_size": text}})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, make_plan
+from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, coarse, copy_numbers, make_plan, recut
 from mlaas_spark.schema import Branch, EventSchema
 
 SCHEMA = EventSchema.of([Branch("MET", "MET", "float32", jagged=False)])
@@ -69,12 +69,58 @@ def test_ranges_of_one_cluster_and_of_ten_thousand_are_balanced_within_a_fifth(b
     assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
 
 
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 400))
+def test_coarse_boundaries_are_boundaries_an_eighth_of_the_target_apart(sizes: list[int], target: int) -> None:
+    edges = tuple(sum(sizes[:k]) for k in range(len(sizes) + 1))
+    kept = coarse(edges, target)
+    assert set(kept) <= set(edges)
+    assert (kept[0], kept[-1]) == (0, edges[-1])
+    assert all(c - a > target // 8 for a, c in zip(kept, kept[2:], strict=False))
+    for a, b in pairwise(kept):
+        assert b - a <= max(target // 8, 1) or not any(a < edge < b for edge in edges)
+
+
+def test_ten_thousand_clusters_are_kept_as_few_boundaries_and_ranges_are_balanced_all_the_same() -> None:
+    kept = coarse(range(0, 1_000_001, 100), 25_000)
+    assert len(kept) <= 1_000_000 / (25_000 / 8 - 100) + 2
+    sizes = [r.entries for r in make_plan([planned(0, list(kept))], SCHEMA, 25_000).ranges]
+    assert max(sizes) <= 1.2 * sum(sizes) / len(sizes)
+
+
+@given(clusters, st.integers(1, 150), st.integers(1, 300))
+def test_ranges_cut_anew_tile_the_same_entries_and_are_about_as_large_as_asked(
+    sizes: list[list[int]], target: int, asked: int
+) -> None:
+    files = files_of(sizes)
+    if not sum(map(sum, sizes)):
+        return
+    plan = make_plan(files, SCHEMA, target)
+    again = replace(plan, ranges=recut(plan, {0: asked}))
+    assert again.spans_read() == plan.spans_read()
+    assert [r for r in again.ranges if r.file] == [r for r in plan.ranges if r.file]
+    mine = [r for r in again.ranges if r.file == 0]
+    largest = max(sizes[0], default=0)
+    for r in mine:
+        assert r.entries <= max(2 * asked, largest) + largest
+        assert 4 * r.entries >= asked or len(mine) == 1 or largest > asked // 4
+
+
+def test_files_and_steps_are_cut_anew_by_hand() -> None:
+    files = [replace(planned(0, list(range(0, 101, 10))), steps=((0, 60), (80, 100))), planned(1, [0, 30])]
+    plan = make_plan(files, SCHEMA, 10)
+    cut = [(r.file, r.start, r.stop) for r in recut(plan, {0: 30, 1: 1000})]
+    assert cut == [(0, 0, 30), (0, 30, 60), (0, 80, 100), (1, 0, 30)]
+    # 100 entries in 3 parts of 34: clusters of 10 allow 30, and the 10 that are left go to the last
+    whole = make_plan([planned(0, list(range(0, 101, 10)))], SCHEMA, 10)
+    assert [(r.start, r.stop) for r in recut(whole, {0: 33})] == [(0, 30), (30, 60), (60, 100)]
+
+
 def test_steps_alone_are_read() -> None:
     file = replace(planned(0, [0, 10, 20, 30]), steps=((15, 20), (2, 8), (20, 30)))
     assert file.spans == ((2, 8), (15, 30))
     plan = make_plan([file], SCHEMA, 12)
     assert [(r.start, r.stop) for r in plan.ranges] == [(2, 8), (15, 20), (20, 30)]
-    assert plan.limits == {file.uuid: [[2, 8], [15, 30]]}
+    assert plan.limits == {file.key: [[2, 8], [15, 30]]}
     assert [(r.start, r.stop) for r in make_plan([file], SCHEMA, 50, events=9).ranges] == [(2, 8), (15, 18)]
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
@@ -191,10 +237,38 @@ def test_digest_sees_everything_that_changes_what_is_read() -> None:
         make_plan(FILES, SCHEMA, 10, events=49),
         *(
             make_plan([replace(FILES[0], **change), FILES[1]], SCHEMA, 10)
-            for change in ({"uuid": "f" * 32}, {"tree": "T"}, {"label": None}, {"weight": 2.0})
+            for change in ({"uuid": "f" * 32}, {"tree": "T"}, {"copy": 1}, {"label": None}, {"weight": 2.0})
         ),
     ]
     assert len({plan.digest() for plan in plans}) == len(plans)
+
+
+def test_trees_and_copies_of_one_file_are_told_from_each_other() -> None:
+    file = planned(0, [0, 30])
+    others = [replace(file, tree="Runs"), replace(file, copy=1), replace(file, tree="Runs", copy=1)]
+    assert len({each.key for each in (file, *others)}) == 4
+    assert replace(file, path="/else/where.root", label=None).key == file.key
+    plan = make_plan([file, planned(1, [0, 30]), *others], SCHEMA, 10, events=50)
+    assert plan.limits == {each.key: [[0, 10]] for each in plan.files}
+    assert plan.twins == [0, 0, 1, 2, 3]
+
+
+FOUND = [("/a.root", "1f", "T"), ("/b.root", "1f", "T"), ("/a.root", "1f", "U"), ("/c.root", "1f", "T")]
+
+
+def test_copies_are_numbered_where_they_are_allowed() -> None:
+    assert copy_numbers(FOUND, allowed=True) == [0, 1, 0, 2]
+    assert copy_numbers([FOUND[0], FOUND[2]], allowed=False) == [0, 0]
+
+
+def test_copies_are_refused_and_both_named() -> None:
+    with pytest.raises(FilesetError, match=r"^/b\.root is a copy of /a\.root \(same uuid 1f\).*--allow-copies"):
+        copy_numbers(FOUND, allowed=False)
+
+
+def test_one_tree_twice_is_refused_even_where_copies_are_allowed() -> None:
+    with pytest.raises(FilesetError, match=r"^tree T of /a\.root is named twice"):
+        copy_numbers([*FOUND, FOUND[0]], allowed=True)
 
 
 @given(clusters, st.integers(1, 150))

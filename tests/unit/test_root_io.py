@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 import uproot
 
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError
-from mlaas_spark.root_io import Header, read_contents, read_header, read_ranges
+from mlaas_spark.root_io import Header, read_contents, read_header, read_headers, read_ranges
 from mlaas_spark.schema import ENTRY, FILE, Branch
 
 if TYPE_CHECKING:
@@ -191,6 +192,72 @@ def test_text_and_nested_lists_are_read_and_no_features(tmp_path: Path) -> None:
     }
 
 
+OBJECTS: list[dict[str, Any]] = [
+    {"met": {"pt": 1.5, "at": {"run": 7, "bits": [1, 2]}}, "jets": [{"pt": 1.0, "tags": [3]}, {"pt": 2.0, "tags": []}]},
+    {"met": {"pt": -2.0, "at": {"run": 8, "bits": []}}, "jets": []},
+    {"met": {"pt": 0.0, "at": {"run": 9, "bits": [5]}}, "jets": [{"pt": 4.0, "tags": [6, 7]}]},
+]
+
+
+def test_members_of_objects_of_an_rntuple_are_branches(tmp_path: Path) -> None:
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        file.mkrntuple("T", {name: ak.Array([event[name] for event in OBJECTS]) for name in ("met", "jets")})
+    schema = read_header(path).schema
+    assert {branch.source: branch.describes for branch in schema.branches} == {
+        "met.pt": "float64",
+        "met.at.run": "int64",
+        "met.at.bits": "list<int64>",
+        "jets.pt": "list<float64>",
+        "jets.tags": "list<list<int64>>",
+    }
+    assert [omitted.name for omitted in schema.omitted] == ["jets", "met", "met.at"]
+    for names in (schema.names, ("jets_tags",), ("met_at_run",)):
+        (batch,) = read_ranges(path, "T", schema.keep(names), [(1, 3)], 0)
+        expected: dict[str, list[Any]] = {
+            "met_pt": [-2.0, 0.0],
+            "met_at_run": [8, 9],
+            "met_at_bits": [[], [5]],
+            "jets_pt": [[], [4.0]],
+            "jets_tags": [[], [[6, 7]]],
+        }
+        assert {name: batch.column(name).to_pylist() for name in names} == {name: expected[name] for name in names}
+
+
+def test_half_precision_floats_are_read_as_float32_of_equal_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # uproot reads such columns (Real16, number 0x0b in RNTuple's format) and writes none of its own accord
+    writing = vars(import_module("uproot.writing._cascadentuple"))
+    monkeypatch.setitem(writing["_ak_primitive_to_typename_dict"], "float16", "float")
+    monkeypatch.setitem(writing["_ak_primitive_to_num_dict"], "float16", 0x0B)
+    halves = np.array([1.5, -0.1, 65504, np.inf], np.float16)
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        file.mkrntuple("T", {"h": halves, "l": ak.unflatten(halves, [0, 3, 0, 1])})
+    schema = read_header(path).schema
+    assert [branch.describes for branch in schema.branches] == ["float16", "list<float16>"]
+    (batch,) = read_ranges(path, "T", schema, [(0, 4)], 0)
+    assert [str(batch.column(name).type) for name in "hl"] == ["float", "list<item: float>"]
+    assert batch.column("h").to_pylist() == halves.tolist()
+    assert batch.column("l").to_pylist() == [[], halves[:3].tolist(), [], [np.inf]]
+
+
+def test_second_branch_of_one_name_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "f.root"
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("T", {"aa": "f8", "ab": "f4"})
+        file["T"].extend({"aa": np.arange(3.0), "ab": np.arange(3, dtype=np.float32)})
+    path.write_bytes(path.read_bytes().replace(b"\x02ab", b"\x02aa"))
+    with uproot.open(path) as opened:
+        assert opened["T"].keys() == ["aa", "aa"]
+    schema = read_header(str(path)).schema
+    assert schema.names == ("aa",)
+    assert [(omitted.name, omitted.reason) for omitted in schema.omitted] == [("aa", "another branch has its name")]
+    (batch,) = read_ranges(str(path), "T", schema, [(0, 3)], 0)
+    assert batch.column("aa").to_pylist() == [0.0, 1.0, 2.0]
+
+
 def test_strings_of_a_ttree_are_read(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "f.root") as file:
         file.mktree("T", {"x": np.dtype("f8"), "words": "string"})
@@ -259,6 +326,48 @@ def test_one_of_several_trees_must_be_named(several: str) -> None:
     assert read_header(several, "meta/Runs").schema.names == ("y",)
 
 
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*", ["Events", "meta/Runs"]),
+        ("*/Runs", ["meta/Runs"]),
+        ("E*s", ["Events"]),
+        ("[EF]vents", ["Events"]),
+        ("Events", ["Events"]),
+    ],
+)
+def test_glob_of_trees_gives_each_tree_that_it_matches(several: str, glob: str, names: list[str]) -> None:
+    assert read_headers(several, glob) == [read_header(several, name) for name in names]
+
+
+def test_glob_that_matches_no_tree_says_which_there_are(several: str) -> None:
+    with pytest.raises(TreeNotFoundError, match=r"tree 'Runs\*' not found in .*several\.root; .*: .*meta/Runs"):
+        read_headers(several, "Runs*")
+
+
+def test_tree_with_characters_of_a_glob_in_its_name_is_that_tree(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "f.root") as file:
+        for name in ("T[1]", "T1"):
+            file.mktree(name, {"x": np.dtype("f8")})
+    assert [header.tree for header in read_headers(str(tmp_path / "f.root"), "T[1]")] == ["T[1]"]
+
+
+@pytest.mark.parametrize("kind", ["mktree", "mkrntuple"])
+def test_newest_of_several_cycles_is_read(tmp_path: Path, kind: str) -> None:
+    path = str(tmp_path / "f.root")
+    with uproot.recreate(path) as file:
+        for values in ([1.0], [2.0, 3.0]):
+            getattr(file, kind)("T", {"x": np.array(values)} if kind == "mkrntuple" else {"x": np.dtype("f8")})
+            if kind == "mktree":
+                file["T"].extend({"x": np.array(values)})
+    with uproot.open(path) as file:
+        assert set(file.keys()) == {"T;1", "T;2"}
+    for header in (read_header(path), *read_headers(path, "*")):
+        assert (header.tree, header.entries) == ("T", 2)
+        (batch,) = read_ranges(path, header.tree, header.schema, [(0, 2)], 0)
+        assert batch.column("x").to_pylist() == [2.0, 3.0]
+
+
 @pytest.mark.parametrize("name", ["Event", "h", "meta", "runs"])
 def test_tree_that_is_not_there_is_named_with_the_nearest(several: str, name: str) -> None:
     with pytest.raises(TreeNotFoundError, match=rf"tree '{name}' not found in .*several\.root; (nearest|there are): "):
@@ -289,6 +398,43 @@ def test_file_that_was_replaced_since_it_was_planned_is_refused(tmp_path: Path) 
 def test_tree_that_is_gone_when_entries_are_read_is_unreadable_input(ttree: str) -> None:
     with pytest.raises(UnreadableInputError, match="tree Gone"):
         list(read_ranges(ttree, "Gone", read_header(ttree).schema, [(0, 1)], 0))
+
+
+COUNTS = np.array([3, 0, 2, 5, 1, 4, 0, 7, 2, 6], np.int32)
+
+
+@pytest.fixture
+def miscounted(tmp_path: Path) -> str:
+    """A file without compression whose counter nJet says 9 in entry 7, where there are 7 jets."""
+    path = tmp_path / "miscounted.root"
+    values = ak.unflatten(np.arange(COUNTS.sum(), dtype=np.float32), COUNTS)
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("Events", {"Jet_pt": "var * float32", "MET": "f4"}, counter_name=lambda _: "nJet")
+        file["Events"].extend({"Jet_pt": values, "MET": np.zeros(10, np.float32), "nJet": COUNTS})
+    right, wrong = COUNTS.astype(">i4"), COUNTS.astype(">i4")
+    wrong[7] = 9
+    content = path.read_bytes()
+    assert content.count(right.tobytes()) == 1
+    path.write_bytes(content.replace(right.tobytes(), wrong.tobytes()))
+    return str(path)
+
+
+def test_list_that_has_not_as_many_values_as_its_counter_says_is_refused(miscounted: str) -> None:
+    message = (
+        rf"cannot read {miscounted}, tree Events, entries \[7, 8\): "
+        r"branch 'Jet_pt' has 7 values where its counter 'nJet' says 9$"
+    )
+    for names in (["Jet_pt", "nJet"], ["Jet_pt"]):
+        for ranges in ([(0, 10)], [(0, 5), (5, 10)]):
+            with pytest.raises(UnreadableInputError, match=message):
+                read(miscounted, *ranges, names=names)
+
+
+def test_entries_whose_counter_agrees_and_branches_without_one_are_read(miscounted: str) -> None:
+    (batch,) = read(miscounted, (0, 7), names=["Jet_pt"])
+    assert [len(jets) for jets in batch.column("Jet_pt").to_pylist()] == COUNTS[:7].tolist()
+    assert "nJet" not in batch.schema.names
+    assert read(miscounted, names=["MET", "nJet"])[0].column("nJet").to_pylist()[7] == 9
 
 
 NOT_ROOT = [
