@@ -66,7 +66,8 @@ class Headers:
                 for file, on_disk in zip(self.plan.files, self.files, strict=True)
             ],
             "entries": self.entries,
-            "bytes": sum(file.bytes for file in self.files),
+            # of a file with several of the trees once
+            "bytes": sum({f.path: d.bytes for f, d in zip(self.plan.files, self.files, strict=True)}.values()),
             "compressed": _sum(self.compressed.values()),
             "flat": len(schema.flat),
             "jagged": len(schema.jagged),
