@@ -234,6 +234,7 @@ class SparkConfig(_Section):
     master: str | None = None
     conf: dict[str, str] = Field(default_factory=dict)
     events_per_task: int = Field(default=25_000, ge=1)
+    x509_proxy: Path | None = None
 
     @field_validator("conf", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 from zipimport import zipimporter
 
 from py4j.protocol import Py4JError
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkFiles, TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -47,6 +48,7 @@ _DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
 }
 _QUIET = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
+_PROXY = "mlaas_spark.x509_proxy"  # property of our jobs: name of the grid proxy among the files that Spark ships
 _LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -58,10 +60,15 @@ def session(config: SparkConfig, name: str) -> SparkSession:
     """The active session if there is one (a notebook's), else a new one; spark-submit's options win over the config's.
 
     Raises:
-        ConfigError: No session could be started, Java missing for example.
+        ConfigError: No session could be started, Java missing for example; a grid proxy that others can read.
     """
-    if (active := SparkSession.getActiveSession()) is not None:
-        return active
+    spark = SparkSession.getActiveSession() or _started(config, name)
+    if config.x509_proxy is not None:
+        _ship_proxy(spark, config.x509_proxy)
+    return spark
+
+
+def _started(config: SparkConfig, name: str) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     verbose = _log.isEnabledFor(logging.DEBUG)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
@@ -87,6 +94,23 @@ def session(config: SparkConfig, name: str) -> SparkSession:
         # our errors come with their own messages; Spark's stack traces are for --debug
         spark.sparkContext.setLogLevel("OFF")
     return spark
+
+
+def _ship_proxy(spark: SparkSession, proxy: Path) -> None:
+    """Have Spark bring the grid proxy to the executors, and tell the jobs of this thread under what name.
+
+    Its file server reads the user's own file: an executor that comes later gets a renewed one.
+    """
+    try:
+        mode = proxy.stat().st_mode
+    except OSError as error:
+        msg = f"no grid proxy at {proxy} ({error.strerror}): make one with voms-proxy-init, or unset spark.x509_proxy"
+        raise ConfigError(msg) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        msg = f"the grid proxy {proxy} can be read by others (mode {stat.S_IMODE(mode):04o}): chmod 600 {proxy}"
+        raise ConfigError(msg)
+    spark.sparkContext.addFile(str(proxy.absolute()))
+    spark.sparkContext.setLocalProperty(_PROXY, proxy.resolve().name)
 
 
 def _with_retry(master: str) -> str:
@@ -116,6 +140,7 @@ def partitions(spark: SparkSession, count: int) -> int:
 def on_executor() -> Iterator[None]:
     """All of ours that runs on an executor runs in this: our errors travel to the driver, the worker stays quick."""
     try:
+        _take_proxy()
         yield
     except MlaasSparkError as error:
         msg = f"{error}\n{_MARK}{to_text(error)}"  # the sentence for who sees Spark's error, the mark for received()
@@ -123,6 +148,18 @@ def on_executor() -> Iterator[None]:
     finally:
         _forget_archives()
         _freeze_imports()
+
+
+def _take_proxy() -> None:
+    """Let XRootD's client find the grid proxy, if Spark brought one.
+
+    Spark lets everybody read and execute what it brings; the client takes no proxy that others can read.
+    """
+    task = TaskContext.get()
+    if task is not None and (name := task.getLocalProperty(_PROXY)):
+        proxy = Path(SparkFiles.get(name))
+        proxy.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        os.environ["X509_USER_PROXY"] = str(proxy)
 
 
 def _forget_archives() -> None:
