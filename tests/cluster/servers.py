@@ -90,6 +90,11 @@ class Hadoop:
             assert time.monotonic() < end, text
             time.sleep(0.1)
 
+    def logs(self) -> str:
+        """The ends of what YARN's containers have printed."""
+        found = sorted(self.conf.parent.rglob("container_*/std*"))
+        return "".join(f"\n{path}:\n{path.read_text(errors='replace')[-3000:]}" for path in found)
+
     def _answers(self) -> int:
         return (self.conf.parent / "out").read_text(errors="replace").count("done: ")
 
