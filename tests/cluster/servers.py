@@ -48,7 +48,7 @@ def free_port() -> int:
 @contextmanager
 def xrootd(folder: Path) -> Iterator[str]:
     """An XRootD server of the files in ``folder``; its URL, ending in the slash of an absolute path."""
-    _install("xrootd", "xrootd-server")
+    install("xrootd", "xrootd-server")
     port, home = free_port(), folder.parent / f"{folder.name}-xrootd"
     home.mkdir()
     (home / "xrootd.cfg").write_text(
@@ -61,7 +61,7 @@ def xrootd(folder: Path) -> Iterator[str]:
     user = pwd.getpwnam("xrootd")
     os.chown(home, user.pw_uid, user.pw_gid)
     command = ["runuser", "-u", "xrootd", "--", "xrootd", "-c", str(home / "xrootd.cfg"), "-l", str(home / "log")]
-    with _running(command, home / "out", lambda: _listens(port)):
+    with _running(command, home / "out", lambda: listens(port)):
         yield f"root://localhost:{port}/"
 
 
@@ -141,12 +141,22 @@ def _running(
             process.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _install(program: str, package: str) -> None:
+def wait(ready: Callable[[], bool], what: str) -> None:
+    """Return when ``ready`` says so; the test fails if that takes too long."""
+    end = time.monotonic() + _START_S
+    while not ready():
+        if time.monotonic() > end:
+            pytest.fail(f"{what} is not ready after {_START_S} s")
+        time.sleep(0.1)
+
+
+def install(program: str, package: str) -> None:
     """Have Debian's package installed where a test needs its program, or skip the test."""
     if shutil.which(program):
         return

@@ -1,4 +1,4 @@
-"""spark-submit to a real YARN, in client and in cluster mode, with the packed environment: workers have nothing else."""
+"""spark-submit to a real YARN, in client and cluster mode, with the packed environment: workers have nothing else."""
 
 from __future__ import annotations
 
