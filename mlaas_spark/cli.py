@@ -618,8 +618,8 @@ def _show(result: RunResult) -> None:
         ("features", f"{result.width} columns, {result.left_out} branches left out"),
         ("test AUC", f"{auc:.4f}" if auc is not None else "- (see notes in metrics.json)"),
         ("accuracy", f"{metrics['accuracy']:.4f}" if metrics.get("accuracy") is not None else "-"),
-        ("run folder", str(result.folder)),
-        ("bundle", str(result.archive)),
+        ("run folder", result.folder),
+        ("bundle", result.archive),
     ]
     if result.saved:
         rows.append(("model", str(result.saved)))
@@ -628,8 +628,8 @@ def _show(result: RunResult) -> None:
     _out.print(table)
     _out.print("next:")
     program = _program()
-    _out.print(escape(f"  {program} serve-check {shlex.quote(str(result.archive))}"), soft_wrap=True)
-    _out.print(escape(f"  open {shlex.quote(str(result.folder / 'report.html'))} in a browser"), soft_wrap=True)
+    _out.print(escape(f"  {program} serve-check {shlex.quote(result.archive)}"), soft_wrap=True)
+    _out.print(escape(f"  open {shlex.quote(f'{result.folder}/report.html')} in a browser"), soft_wrap=True)
     _out.print(escape(f"  {program} train --help    # the same on your own files"))
 
 

@@ -139,7 +139,7 @@ class FeatureConfig(_Section):
     overrides: dict[str, Normalisation] = Field(default_factory=dict)
     caps: dict[str, int] = Field(default_factory=dict)
     nan: Literal["missing", "error"] = "missing"
-    specs: Path | None = None
+    specs: str | None = None
 
     @field_validator("caps")
     @classmethod

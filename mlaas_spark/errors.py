@@ -2,6 +2,7 @@
 
 MlaasSparkError                   1   (never raised itself; an exit code 1 is a bug of ours)
 ├── ConfigError                   2   config, options, expressions
+│   └── UnwritableOutputError     2   an output folder or file
 ├── FilesetError                  3   which files
 │   ├── TreeNotFoundError         3
 │   └── BranchNotFoundError       3
@@ -83,6 +84,23 @@ class ConfigError(MlaasSparkError):
     """A config key, an option or an expression that cannot be used."""
 
     exit_code = 2
+
+
+class UnwritableOutputError(ConfigError):
+    """An output folder or file that cannot be written: no permission, no space, its server gone.
+
+    Args:
+        path: The folder or file.
+        why: What the file system said.
+    """
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path}: {self.why}"
 
 
 class FilesetError(MlaasSparkError):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlaas_spark import storage
-from mlaas_spark.errors import ChunkError, MlaasSparkError
+from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, UnwritableOutputError
 from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.schema import EventSchema, buffers
 
@@ -254,7 +254,7 @@ def read(folder: str) -> Manifest:
     except FileNotFoundError as error:
         msg = f"{folder} has no {MANIFEST}: it is no data set, or the job that writes it has not finished"
         raise ChunkError(msg) from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         msg = f"cannot read {url}: {error}"
         raise ChunkError(msg) from error
     return Manifest.from_json(content, url)
@@ -357,8 +357,10 @@ def present(folder: str) -> Manifest | None:
 
     Raises:
         ChunkError: The folder holds something else.
+        UnwritableOutputError: Its server does not answer, or lets us not in.
     """
-    names = storage.children(folder)
+    with storage.to_be_written(folder):
+        names = storage.children(folder)
     if MANIFEST in names:
         return _heal(folder, read(folder))
     if names and _STAGING not in names:
@@ -441,12 +443,18 @@ def clean(staging: Staging) -> None:
 
 @contextmanager
 def discarded_if_empty(staging: Staging) -> Iterator[None]:
-    """On one of our errors leave no trace, unless some task has finished: its work is there for a rerun."""
+    """On one of our errors leave no trace, unless some task has finished: its work is there for a rerun.
+
+    Where the place itself cannot be written nobody knows what is there: nothing is removed.
+    """
     try:
         yield
+    except UnwritableOutputError:
+        raise
     except MlaasSparkError:
-        if not any(storage.size(storage.join(staging.url, "ledger", name)) > len("[]") for name in _records(staging)):
-            discard(staging)
+        with suppress(UnreadableInputError, UnwritableOutputError):  # the first error says more than one of its like
+            if not any(storage.size(name) > len("[]") for name in _records(staging)):
+                discard(staging)
         raise
 
 
@@ -458,7 +466,8 @@ def discard(staging: Staging) -> None:
 
 
 def _records(staging: Staging) -> list[str]:
-    return storage.children(storage.join(staging.url, "ledger"))
+    ledger = storage.join(staging.url, "ledger")
+    return [storage.join(ledger, name) for name in storage.children(ledger) if name.endswith(".json")]
 
 
 def check_files(folder: str, manifest: Manifest) -> None:
@@ -479,9 +488,10 @@ def check_files(folder: str, manifest: Manifest) -> None:
 
 def write_parquet(events: pa.Table, url: str, row_group: int, compression: str = "lz4") -> int:
     """Write events so that they decode fast (no dictionaries, whole batches a row group); bytes written."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "wb") as stream:
-        _write_parquet(events, stream, row_group, compression)
+    with storage.writing(url):
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "wb") as stream:
+            _write_parquet(events, stream, row_group, compression)
     return storage.size(url)
 
 

@@ -213,5 +213,6 @@ def place(fout: str | None) -> tuple[dict[str, str], str | None]:
     path = Path(fout)
     if path.suffix in MODEL_SUFFIXES:
         name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in path.stem)
-        return {"runs": str(path.parent), "name": name}, storage.absolute(fout)
+        runs = fout.rpartition("/")[0] if "://" in fout else str(path.parent)
+        return {"runs": runs, "name": name}, storage.absolute(fout)
     return {"runs": fout}, None

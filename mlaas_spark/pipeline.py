@@ -7,12 +7,19 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import runs, storage
-from mlaas_spark.errors import ChunkError, ConfigError, ExportError, ModelContractError, SpecsError, SpecsMismatchError
+from mlaas_spark.errors import (
+    ChunkError,
+    ConfigError,
+    ExportError,
+    ModelContractError,
+    ServingError,
+    SpecsError,
+    SpecsMismatchError,
+)
 from mlaas_spark.fileset import fileset
 from mlaas_spark.inspection import Headers, Inspection
 from mlaas_spark.selection import Expression
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from mlaas_spark.config import Config
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.plan import Plan
-    from mlaas_spark.runs import Journal
+    from mlaas_spark.runs import Journal, Work
     from mlaas_spark.spark.ingest import Events
 
 _log = logging.getLogger(__name__)
@@ -37,18 +44,18 @@ SAMPLE = 25_000
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished training run."""
+    """A finished training run; its folder, bundle and the bundle's tar by path or URL."""
 
-    folder: Path
-    bundle: Path
-    archive: Path
+    folder: str
+    bundle: str
+    archive: str
     metrics: dict[str, Any]
     entries: int
     events: int
     width: int
     left_out: int
     chunks: str
-    saved: Path | None = None
+    saved: str | None = None
 
 
 def inspect_headers(config: Config, journal: Journal) -> Headers:
@@ -141,11 +148,12 @@ def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
     from mlaas_spark.spark import specs as computing
 
     events = _open(config, journal)
+    target = storage.absolute(target)
     known = _read_specs(target) if storage.exists(target) else None
     with journal.stage("specs") as stage:
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
         stage.events = made.specs.events
-    storage.write_atomic(storage.absolute(target), made.dumps().encode())
+    storage.write_atomic(target, made.dumps().encode())
     return made
 
 
@@ -163,7 +171,7 @@ def train(config: Config, journal: Journal, command: str = "", save_as: str | No
         config: The resolved config.
         journal: Told of each stage.
         command: What the user typed, for run.json and the report.
-        save_as: File name under which the model is also written (``.keras``, ``.h5``, ``.pb``).
+        save_as: Path or URL under which the model is also written (``.keras``, ``.h5``, ``.pb``).
 
     Raises:
         MlaasSparkError: One of its kinds for whatever a user can mend; then no run folder is left.
@@ -172,15 +180,25 @@ def train(config: Config, journal: Journal, command: str = "", save_as: str | No
         msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
         raise ConfigError(msg)
     fileset(config.input)  # what costs nothing to check is checked before anything starts
-    with runs.working_folder(Path(storage.absolute(config.runs)) / config.name) as work:
+    save_as = _free(save_as) if save_as else None
+    with runs.working_folder(storage.join(storage.absolute(config.runs), config.name)) as work:
         return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC)))
+
+
+def _free(save_as: str) -> str:
+    """The model file with its folder; ConfigError if a folder is in its place on a server, where it would stay."""
+    target = storage.absolute(save_as)
+    if storage.local_path(target) is None and storage.is_folder(target):
+        msg = f"{save_as} is a folder: choose another name for the model"
+        raise ConfigError(msg)
+    return target
 
 
 @dataclass(frozen=True)
 class _Place:
     """Where a run is written, who asked for it and when."""
 
-    work: Path
+    work: Work
     command: str
     save_as: str | None
     started: datetime
@@ -225,9 +243,9 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
     from mlaas_spark.ml import train as training
     from mlaas_spark.ml.stream import ChunkStream
 
-    work, manifest = place.work, data.manifest
+    work, manifest = place.work.path, data.manifest
     digest = manifests.request_digest([config.digest(), data.plan.digest()])
-    folder = work.with_name(f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}")
+    name = f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
     stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
     with journal.stage("train") as stage:
         history = training.train(model, stream, config.train, _told(journal))
@@ -239,7 +257,10 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
     with journal.stage("export"):
         model.save(work / "model.keras")
         bundle = bundles.write_bundle(model, stream, config.export, _digest_of(data.specs), work / "bundle")
-        saved = savedmodel.save_as(model, data.transform.width, place.save_as) if place.save_as else None
+        if place.save_as:
+            where, _, file = place.save_as.rpartition("/")
+            with storage.local_place(where) as local:
+                savedmodel.save_as(model, data.transform.width, local / file)
     run = {
         "name": config.name,
         "command": place.command,
@@ -286,25 +307,25 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
             plan=data.plan,
             metrics=metrics,
             history=history.rows,
-            bundle=str(folder / "bundle" / bundle.archive.name),
+            bundle=storage.join(place.work.home, name, "bundle", bundle.archive.name),
         )
     )
-    runs.publish(work, folder, texts)
+    folder = runs.publish(place.work, name, texts)
     return RunResult(
         folder=folder,
-        bundle=folder / "bundle" / bundle.name,
-        archive=folder / "bundle" / bundle.archive.name,
+        bundle=storage.join(folder, "bundle", bundle.name),
+        archive=storage.join(folder, "bundle", bundle.archive.name),
         metrics=metrics,
         entries=manifest.ledger["entries"],
         events=manifest.rows,
         width=data.transform.width,
         left_out=len(data.plan.schema.omitted),
         chunks=data.folder,
-        saved=saved,
+        saved=place.save_as,
     )
 
 
-def export(run: str, destination: str | None, journal: Journal) -> Path:
+def export(run: str, destination: str | None, journal: Journal) -> str:
     """Write the bundle of a finished run again, from its model, specs and chunks; returns the tar.
 
     Raises:
@@ -312,30 +333,44 @@ def export(run: str, destination: str | None, journal: Journal) -> Path:
     """
     from mlaas_spark.config import read, resolve
 
-    folder = Path(run)
-    if not (folder / "run.json").is_file() or not (folder / "model.keras").is_file():
+    place = storage.absolute(run)
+    target = storage.absolute(destination) if destination else storage.join(place, "bundle")
+    if not {"run.json", "model.keras"} <= set(storage.children(place)):
         msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
         raise ExportError(msg)
-    config = resolve(read(folder / "config.yaml"), str(folder / "config.yaml"))
-    made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
-    transform = FeatureTransform.of(made.specs, config.features)
-    chunk_folder = json.loads((folder / "run.json").read_text(encoding="utf-8"))["chunks"]
     from mlaas_spark.ml.bundle import write_bundle
     from mlaas_spark.ml.model import load_saved_model
     from mlaas_spark.ml.stream import ChunkStream
 
-    with journal.stage("export"):
-        stream = ChunkStream.open(chunk_folder, transform, config.train.batch_size, config.train.threads)
-        model = load_saved_model(folder / "model.keras", config.train.model)
-        bundle = write_bundle(model, stream, config.export, _digest_of(made), destination or folder / "bundle")
-    return bundle.archive
+    with storage.local_copy(place) as folder, storage.local_place(target) as bundles:
+        config = resolve(read(folder / "config.yaml"), str(folder / "config.yaml"))
+        made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
+        transform = FeatureTransform.of(made.specs, config.features)
+        chunk_folder = json.loads((folder / "run.json").read_text(encoding="utf-8"))["chunks"]
+        with journal.stage("export"):
+            stream = ChunkStream.open(chunk_folder, transform, config.train.batch_size, config.train.threads)
+            model = load_saved_model(folder / "model.keras", config.train.model)
+            bundle = write_bundle(model, stream, config.export, _digest_of(made), bundles)
+    archive = storage.join(target, bundle.archive.name)
+    if storage.local_path(target) is None:
+        serve_check(archive)  # what lies there, an earlier export perhaps
+    return archive
 
 
 def serve_check(path: str) -> dict[str, Any]:
-    """Load a bundle as the server does and compare its scores with the model's."""
+    """Load a bundle as the server does and compare its scores with the model's.
+
+    Raises:
+        ServingError: It does not keep the contract, or is not there.
+    """
     from mlaas_spark.ml.bundle import serve_check as check
 
-    return check(path)
+    bundle = storage.absolute(path)
+    if not storage.exists(bundle):
+        msg = f"cannot read the bundle {path}: no such file"
+        raise ServingError(msg)
+    with storage.local_copy(bundle) as copy:
+        return check(copy)
 
 
 def _open(config: Config, journal: Journal, *, text: bool = False) -> Events:
@@ -392,13 +427,13 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
     """Specs of the features, from the config's specs file where it names one."""
     from mlaas_spark.spark import specs as computing
 
-    wanted = _features(config, events)
-    given = _read_specs(str(config.features.specs)) if config.features.specs else None
-    if given is not None and not given.by_file:
+    wanted, source = _features(config, events), config.features.specs
+    given = _read_specs(source) if source else None
+    if source and given is not None and not given.by_file:
         with journal.stage("count events") as stage:
             counted = events.counted()
             stage.events = counted.plan.entries
-        return _fitting(given, wanted, events, str(config.features.specs)), counted
+        return _fitting(given, wanted, events, source), counted
     with journal.stage("specs") as stage:
         made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
         stage.events = counted.plan.entries

@@ -404,6 +404,8 @@ def _named(path: str, tree: str | None, entries: tuple[int, int] | None = None) 
         yield
     except FileNotFoundError as error:
         raise UnreadableInputError(path, "no such file", tree, entries) from error
+    except (PermissionError, ConnectionError) as error:  # of the local disk or of HDFS
+        raise UnreadableInputError(path, storage.why(error), tree, entries) from error
     except _FAILURES as error:
         _log.debug("reading %s failed", path, exc_info=error)
         raise UnreadableInputError(path, _why(error), tree, entries) from error

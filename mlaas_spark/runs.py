@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import shutil
+import socket
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas_spark import storage
+from mlaas_spark.errors import UnreadableInputError, UnwritableOutputError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -77,38 +82,100 @@ class Journal:
         ]
 
 
+@dataclass(frozen=True)
+class Work:
+    """A run that is being written.
+
+    Attributes:
+        home: Folder of the runs of one name: local, or a URL.
+        unfinished: The hidden folder below it that becomes the run folder.
+        path: Where to write: that folder if it is local, else one of this machine's temporary ones.
+    """
+
+    home: str
+    unfinished: str
+    path: Path
+
+
 @contextmanager
-def working_folder(home: Path) -> Iterator[Path]:
+def working_folder(home: str) -> Iterator[Work]:
     """A hidden folder below ``home`` to write a run in, with a ``log`` of all that is said; removed at the end.
 
     :func:`publish` makes it the run folder; whatever is not published was not finished and leaves nothing.
+
+    Raises:
+        UnwritableOutputError: There can be no folder.
     """
-    work = home / f".unfinished-{os.getpid()}-{time.time_ns():x}"
-    made = [folder for folder in (home / "chunks", home, *home.parents) if not folder.exists()]
-    work.mkdir(parents=True)
-    handler = logging.FileHandler(work / "log", encoding="utf-8")
+    unfinished = storage.join(home, f".unfinished-{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}")
+    missing = _missing(home)
+    storage.make_folder(unfinished)
+    try:
+        with _place(unfinished) as path, _logged(path / "log"):
+            yield Work(home, unfinished, path)
+    finally:
+        _remove(unfinished, missing)
+
+
+def _missing(home: str) -> list[str]:
+    """``home/chunks``, ``home`` and the folders above it that are not there, the innermost first."""
+    start = home.partition("://")[0] + "://" if "://" in home else ""
+    names = home.removeprefix(start).split("/")
+    folders = [start + "/".join(names[:depth]) for depth in range(len(names), 1, -1)]
+    with storage.to_be_written(home):
+        return list(takewhile(lambda folder: not storage.exists(folder), [storage.join(home, "chunks"), *folders]))
+
+
+@contextmanager
+def _place(unfinished: str) -> Iterator[Path]:
+    if (path := storage.local_path(unfinished)) is not None:
+        yield path
+    else:
+        with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What our loggers say goes to a file too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("mlaas_spark")
     level = logger.level
     logger.setLevel(min(level or logging.INFO, logging.INFO))
     logger.addHandler(handler)
     try:
-        yield work
+        yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
-        shutil.rmtree(work, ignore_errors=True)
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
-def publish(work: Path, folder: Path, texts: Mapping[str, str]) -> None:
-    """Write the texts into the working folder and give it its name; atomic."""
-    for name, text in texts.items():
-        (work / name).write_text(text, encoding="utf-8")
-    os.replace(work, folder)  # noqa: PTH105 - a rename within one folder, all or nothing
+def _remove(unfinished: str, missing: Sequence[str]) -> None:
+    """Remove an unfinished run, and of the folders that it was missing those with nothing in them."""
+    try:
+        storage.remove(unfinished)
+        for folder in missing:
+            if storage.is_folder(folder) and not storage.children(folder):
+                storage.remove(folder)
+    except (UnreadableInputError, UnwritableOutputError) as error:  # which hides no error that led here
+        _log.warning("%s is left, remove it: %s", unfinished, error.why)
+
+
+def publish(work: Work, name: str, texts: Mapping[str, str]) -> str:
+    """Write the texts into the working folder and give it its name, all or nothing; the run folder.
+
+    Raises:
+        UnwritableOutputError: It could not be written, or the name is taken.
+    """
+    folder = storage.join(work.home, name)
+    with storage.writing(folder):
+        for file, text in texts.items():
+            (work.path / file).write_text(text, encoding="utf-8")
+    if storage.local_path(work.home) is None:
+        storage.upload(work.path, work.unfinished)
+    storage.publish_folder(folder, work.unfinished)
+    return folder
 
 
 def versions() -> dict[str, str]:

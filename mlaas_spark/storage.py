@@ -1,31 +1,44 @@
-"""Files by URL, through fsspec: expand globs, open, write atomically, publish if absent. Knows no file format."""
+"""Files by URL, through fsspec: expand globs, open, write atomically, publish if absent. Knows no file format.
+
+What keeps a file from being read or written leaves here as UnreadableInputError or UnwritableOutputError, which name
+it; a file that is not there is a FileNotFoundError, of which callers make what it means to them.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
+import tempfile
 import time
 import uuid
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from mlaas_spark.errors import UnreadableInputError, reason
+from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+fsspec.register_implementation("hdfs", "mlaas_spark.hdfs.HdfsFileSystem", clobber=True)
 
 _GLOB = frozenset("*?[")
 
 _PORTS = {"root": 1094, "xroot": 1094}
 _CONNECT_S = 15.0
 _WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
+_COPIED = 1 << 22  # bytes of a file in memory while it is copied
 
 # XRootD's client waits ten minutes for a server that is down, half an hour for one that stalls; these are its own
 # settings, seconds and tries, and where they are set already (spark.executorEnv.XRD_...) they stay
@@ -39,6 +52,67 @@ for _key, _value in {
     os.environ.setdefault(_key, _value)
 
 
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Raise what keeps ``url`` from being read as UnreadableInputError; FileNotFoundError goes on as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableInputError(url, why(error)) from error
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Raise what keeps ``url`` from being written as UnwritableOutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableOutputError(url, why(error)) from error
+
+
+@contextmanager
+def to_be_written(url: str) -> Iterator[None]:
+    """Raise that a place cannot be read, where it is a place to write to, as UnwritableOutputError."""
+    try:
+        yield
+    except UnreadableInputError as error:
+        raise UnwritableOutputError(url, error.why) from error
+
+
+def why(error: OSError) -> str:
+    """What a user reads of an error of the operating system or of a server."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror or 'permission denied'}; ask its owner for access, or name another place"
+    if isinstance(error, ConnectionError) and error.strerror:
+        return error.strerror
+    return f"{error.strerror or reason(error)}"
+
+
+def _reads(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+    """A function that reads what its first argument names."""
+
+    @wraps(function)
+    def run(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with reading(url):
+            return function(url, *args, **kwargs)
+
+    return run
+
+
+def _writes(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+    """A function that writes what its first argument names."""
+
+    @wraps(function)
+    def run(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with writing(url):
+            return function(url, *args, **kwargs)
+
+    return run
+
+
+@_reads
 def check_server(url: str) -> None:
     """See that somebody listens where an XRootD or HDFS URL points, once a process.
 
@@ -48,6 +122,10 @@ def check_server(url: str) -> None:
     Raises:
         UnreadableInputError: Nobody does, after some tries.
     """
+    _check_server(url)
+
+
+def _check_server(url: str) -> None:
     place = urlsplit(url)
     port = place.port or _PORTS.get(place.scheme)
     if place.scheme in {*_PORTS, "hdfs"} and place.hostname and port:
@@ -55,7 +133,7 @@ def check_server(url: str) -> None:
             _reach(place.hostname, port)
         except OSError as error:
             why = f"its server does not answer ({reason(error)}), tried {len(_WAITS) + 1} times"
-            raise UnreadableInputError(url, why) from error
+            raise ConnectionError(errno.EHOSTUNREACH, why, url) from error
 
 
 @lru_cache  # which keeps no exception: a server that was down is tried again
@@ -68,9 +146,14 @@ def _reach(host: str, port: int) -> None:
     return socket.create_connection((host, port), _CONNECT_S).close()
 
 
+@_reads
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of ``url`` and the path in it; raises as :func:`check_server`."""
-    check_server(url)
+    return _filesystem(url)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    _check_server(url)
     fs, path = fsspec.core.url_to_fs(url)
     return fs, path
 
@@ -81,8 +164,26 @@ def join(base: str, *parts: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """A path that means the same in every process: local ones made absolute, URLs as they are."""
+    """A path that means the same in every process: local ones made absolute, HDFS' with the NameNode.
+
+    Raises:
+        ConfigError: An HDFS URL without a NameNode, where Hadoop's configuration names none either.
+    """
+    if path.lower().startswith("hdfs://"):
+        from mlaas_spark import hdfs  # local jobs start without it
+
+        try:
+            return hdfs.absolute(path)
+        except LookupError as error:
+            msg = f"{path}: {error}"
+            raise ConfigError(msg) from error
     return path if "://" in path else str(Path(path).absolute())
+
+
+def local_path(path: str) -> Path | None:
+    """Where it lies in the file system of this machine; None for what lies elsewhere."""
+    plain = path.removeprefix("file://")
+    return None if "://" in plain else Path(plain)
 
 
 def has_glob(path: str) -> bool:
@@ -90,56 +191,64 @@ def has_glob(path: str) -> bool:
     return bool(_GLOB & set(path))
 
 
+@_reads
 def expand(pattern: str) -> list[str]:
     """Files that a glob matches, sorted; with the protocol of the pattern."""
-    fs, path = filesystem(pattern)
+    fs, path = _filesystem(pattern)
     matches = sorted(str(match) for match in fs.glob(path))
     return matches if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(match) for match in matches]
 
 
+@_reads
 def exists(url: str) -> bool:
     """Whether there is a file or folder at ``url``."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     return bool(fs.exists(path))
 
 
+@_reads
 def is_folder(url: str) -> bool:
     """Whether there is a folder at ``url``."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     return bool(fs.isdir(path))
 
 
+@_reads
 def below(url: str) -> list[str]:
     """All files in a folder and the folders in it, sorted; with the protocol of ``url``."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     found = sorted(str(file) for file in fs.find(path))
     return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(file) for file in found]
 
 
+@_reads
 def size(url: str) -> int:
     """Bytes of a file."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     return int(fs.size(path))
 
 
+@_reads
 def children(url: str) -> list[str]:
     """Names in a folder, sorted; empty if there is no folder."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     if not fs.isdir(path):
         return []
     return sorted(str(child).rstrip("/").rsplit("/", 1)[-1] for child in fs.ls(path, detail=False))
 
 
+@_reads
 def read_bytes(url: str) -> bytes:
     """Content of a file."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     content: bytes = fs.cat_file(path)
     return content
 
 
+@_reads
 def head_and_tail(url: str, length: int) -> tuple[int, bytes, bytes]:
     """Size of a file in bytes, its first and its last ``length`` bytes."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     total = int(fs.size(path))
     with fs.open(path, "rb") as stream:
         head = stream.read(length)
@@ -147,28 +256,46 @@ def head_and_tail(url: str, length: int) -> tuple[int, bytes, bytes]:
         return total, head, stream.read(length)
 
 
+@_writes
 def make_folder(url: str) -> None:
     """Make a folder and those above it; one that is there stays."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     fs.makedirs(path, exist_ok=True)
 
 
+@_writes
 def remove(url: str) -> None:
     """Remove a file or folder and all below it; one that is not there is no error."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def move(source: str, target: str) -> None:
-    """Rename a file within one filesystem; an existing target is replaced."""
-    fs, path = filesystem(source)
-    _, target_path = filesystem(target)
+    """Rename a file within one filesystem; an existing target is replaced.
+
+    Raises:
+        FileNotFoundError: No such source; the target stays as it is.
+    """
+    try:
+        _move(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnwritableOutputError(target, why(error)) from error
+
+
+def _move(source: str, target: str) -> None:
+    fs, path = _filesystem(source)
+    _, target_path = _filesystem(target)
     if isinstance(fs, LocalFileSystem):
         Path(target_path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target_path)  # noqa: PTH105 - atomic, also over an existing file
         return
     fs.makedirs(target_path.rsplit("/", 1)[0], exist_ok=True)
+    if fs.protocol == "hdfs":
+        fs.mv(path, target_path, overwrite=True)
+        return
     if fs.exists(target_path):
         if not fs.exists(path):  # a target that an earlier try moved into place stays
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
@@ -176,35 +303,54 @@ def move(source: str, target: str) -> None:
     fs.mv(path, target_path)
 
 
+@_writes
 def write_atomic(url: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part."""
-    temporary = f"{url}.{uuid.uuid4().hex}.tmp"
+    temporary = _beside(url)
     _write(temporary, content)
-    move(temporary, url)
+    _put(temporary, url)
 
 
+@_writes
 def write_stream(url: str, write: Callable[[Any], None]) -> None:
     """Write a file by a function that is given the open stream; the file appears whole, an old one is replaced."""
-    temporary = f"{url}.{uuid.uuid4().hex}.tmp"
-    fs, path = filesystem(temporary)
+    temporary = _beside(url)
+    fs, path = _filesystem(temporary)
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     with fs.open(path, "wb") as stream:
         write(stream)
-    move(temporary, url)
+    _put(temporary, url)
 
 
+def _beside(url: str) -> str:
+    """A name in the same folder that nobody else uses, and that Spark and we pass over."""
+    folder, _, name = url.rpartition("/")
+    return f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if folder else f".{name}.{uuid.uuid4().hex}.tmp"
+
+
+def _put(temporary: str, url: str) -> None:
+    """Give a file that is there, and that nobody else knows, its name."""
+    try:
+        move(temporary, url)
+    except FileNotFoundError:
+        if not exists(url):  # else it was renamed, and the server's answer to that was lost
+            raise
+
+
+@_reads
 def open_mapped(url: str) -> Any:
     """A file to read at random: mapped into memory if it is local."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     return pa.memory_map(path) if isinstance(fs, LocalFileSystem) else fs.open(path, "rb")
 
 
+@_writes
 def publish(url: str, content: bytes) -> bool:
     """Put a file if nothing has its name; False, with nothing changed, if something has."""
-    fs, path = filesystem(url)
-    temporary = f"{url}.{uuid.uuid4().hex}.tmp"
+    fs, path = _filesystem(url)
+    temporary = _beside(url)
     _write(temporary, content)
-    _, temporary_path = filesystem(temporary)
+    _, temporary_path = _filesystem(temporary)
     if isinstance(fs, LocalFileSystem):
         try:
             os.link(temporary_path, path)  # unlike rename, link refuses a name that is taken
@@ -215,15 +361,101 @@ def publish(url: str, content: bytes) -> bool:
         finally:
             Path(temporary_path).unlink(missing_ok=True)
         return True
-    # HDFS: a rename onto a file that exists is refused by the name node
-    try:
-        fs.mv(temporary_path, path)
-    except OSError:
-        if not fs.exists(path):
-            raise
+    if not (won := _renamed(fs, temporary_path, path)):
         fs.rm_file(temporary_path)
-        return False
+    return won
+
+
+def _renamed(fs: Any, source: str, target: str) -> bool:
+    """Rename on a server that refuses a name that is taken (HDFS); False if it is.
+
+    The server's answer may be lost, and the client may have asked twice: what is there then tells what was done.
+    """
+    try:
+        fs.mv(source, target)
+    except OSError:
+        if not fs.exists(target):
+            raise
+        return not fs.exists(source)
     return True
+
+
+@_writes
+def publish_folder(url: str, unfinished: str) -> None:
+    """Give the folder ``unfinished`` its name; all or nothing.
+
+    Raises:
+        UnwritableOutputError: The name is taken, the server refuses, or has not answered.
+    """
+    fs, path = _filesystem(unfinished)
+    _, target = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        os.replace(path, target)  # noqa: PTH105 - a rename within one folder, all or nothing
+    elif not _renamed(fs, path, target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), url)
+
+
+def upload(source: Path, url: str) -> None:
+    """Copy what is in a local folder, or one local file, to ``url``."""
+    if source.is_dir():
+        make_folder(url)
+        for child in sorted(source.iterdir()):
+            upload(child, join(url, child.name))
+        return
+    with source.open("rb") as content:
+        write_stream(url, lambda stream: shutil.copyfileobj(content, stream, _COPIED))
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A file or folder as a local one of the same name: itself, or a copy that is removed at the end.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if (path := local_path(url)) is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as folder:
+        copy = Path(folder) / url.rstrip("/").rsplit("/", 1)[-1]
+        _download(url, copy)
+        yield copy
+
+
+@contextmanager
+def local_place(url: str) -> Iterator[Path]:
+    """A local folder to write into what shall lie in ``url``: itself, or one whose content is uploaded at the end.
+
+    A file that is there is replaced, a folder that is there stays.
+
+    Raises:
+        UnwritableOutputError: It cannot be uploaded; the files and folders that lie there are whole.
+    """
+    if (path := local_path(url)) is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as folder:
+        yield Path(folder)
+        for made in sorted(Path(folder).iterdir(), key=Path.is_file):  # folders first
+            target = join(url, made.name)
+            if made.is_file():
+                upload(made, target)
+            elif not exists(target):
+                unfinished = join(url, f".unfinished-{uuid.uuid4().hex}")
+                upload(made, unfinished)
+                publish_folder(target, unfinished)
+
+
+def _download(url: str, target: Path) -> None:
+    if is_folder(url):
+        target.mkdir()
+        for name in children(url):
+            _download(join(url, name), target / name)
+        return
+    with reading(url):
+        fs, path = _filesystem(url)
+        with fs.open(path, "rb") as content, target.open("wb") as stream:
+            shutil.copyfileobj(content, stream, _COPIED)
 
 
 def total_size(urls: Iterable[str]) -> int:
@@ -232,7 +464,7 @@ def total_size(urls: Iterable[str]) -> int:
 
 
 def _write(url: str, content: bytes) -> None:
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("wb") as stream:

@@ -17,6 +17,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 
+from mlaas_spark import storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.spark.session import file_of, literal, local, on_executor, partitions, received, unreadable, unschemed
@@ -126,6 +127,8 @@ def first_fault(file: InputFile) -> Fault | None:
                     return Fault(file.path, f"line {number} {why}: {_shown(text)}", entry)
                 else:
                     entry += 1
+    except (ConnectionError, PermissionError) as error:  # the file may be whole
+        raise UnreadableInputError(file.path, storage.why(error)) from error
     except (OSError, EOFError, zlib.error) as error:
         return Fault(file.path, f"it cannot be read after line {number} ({reason(error)})", entry)
     return None

@@ -38,6 +38,13 @@ _READERS = re.compile(
     r"\[(?:MALFORMED_RECORD|FAILED_READ_FILE|CANNOT_READ_FILE|INVALID_JSON_RECORD|PARQUET_TYPE_ILLEGAL"
     r"|PARQUET_TYPE_NOT)[\w.]*\] *(.*)"
 )
+_SERVERS = re.compile(
+    r"(?:java\.net\.\w+|java\.io\.EOFException|org\.apache\.hadoop\.(?:hdfs|ipc|security)\.[\w.$]+"
+    r"|java\.io\.IOException)(?:\([\w.$]+\))?: "
+    r"((?:Call From|End of File|Invalid host name|Failed on local|DestHost|Could not obtain block)"
+    r"[^;\n]*)"
+)
+"""What Hadoop's client says where a server is gone (org.apache.hadoop.net.NetUtils.wrapException)."""
 _NAMED_FILE = re.compile(r"reading file (\S+)\.\s")
 _CODES = re.compile(r"\[[A-Z0-9_.]+\] *| *SQLSTATE: \w+")
 _LONGEST = 300
@@ -203,7 +210,11 @@ def received(what: str = "the input") -> Iterator[None]:
 def unreadable(error: Exception) -> str | None:
     """What Spark's readers say of a file that they cannot read, in plain words; None for any other error."""
     text = str(error)
-    if _MARKED.search(text) or not (told := _READERS.search(text)):
+    if _MARKED.search(text):
+        return None
+    if said := _SERVERS.search(text):
+        return f"its server does not answer ({said.group(1)[:_LONGEST]}): run it again when it is there"
+    if not (told := _READERS.search(text)):
         return None
     causes = [cause for cause in _CAUSE.findall(text) if not _READERS.match(cause)]
     why = _CODES.sub("", causes[-1] if causes else told.group(1)).strip()

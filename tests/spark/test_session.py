@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd  # noqa: TC002 - Spark reads the annotations of a pandas UDF when it is made
 import pytest
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql.pandas.functions import pandas_udf
 
@@ -81,6 +82,25 @@ def test_another_error_on_an_executor_is_not_taken_for_one_of_ours(spark: SparkS
 
     with pytest.raises(Py4JJavaError, match="ZeroDivisionError"), received():
         spark.sparkContext.parallelize([0], 1).map(divide).collect()
+
+
+GONE = {
+    "refused": "java.net.ConnectException: Call From vm/127.0.1.1 to nn:9000 failed on connection exception: "
+    "java.net.ConnectException: Connection refused; For more details see: http://wiki.apache.org/hadoop/x",
+    "cut off": 'java.io.EOFException: End of File Exception between local host is: "vm/127.0.1.1"; dest: "nn"',
+    "unknown": "java.net.UnknownHostException: Invalid host name: local host is: (unknown); destination host is: nn",
+}
+
+
+@pytest.mark.parametrize("said", GONE.values(), ids=GONE.keys())
+def test_what_hadoop_says_of_a_server_that_is_gone_is_named(said: str) -> None:
+    error = PySparkException(f"Job aborted.\n{said}\n\tat org.apache.hadoop.ipc.Client.call(Client.java:1)")
+    with pytest.raises(UnreadableInputError) as caught, received("hdfs://nn:9000/f.json"):
+        raise error
+    told = said.partition(": ")[2].partition(";")[0]
+    assert str(caught.value) == (
+        f"cannot read hdfs://nn:9000/f.json: its server does not answer ({told}): run it again when it is there"
+    )
 
 
 def test_an_error_of_ours_on_the_driver_passes_unchanged() -> None:

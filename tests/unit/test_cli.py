@@ -16,6 +16,7 @@ from mlaas_spark.schema import Branch, EventSchema, Omitted
 
 KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.ConfigError: ("no",),
+    errors.UnwritableOutputError: ("out", "no"),
     errors.FilesetError: ("no",),
     errors.TreeNotFoundError: ("T", "f.root", ("Tree",)),
     errors.BranchNotFoundError: ("x", ("y",)),

@@ -15,6 +15,7 @@ from mlaas_spark.errors import (
     MlaasSparkError,
     TreeNotFoundError,
     UnreadableInputError,
+    UnwritableOutputError,
     all_kinds,
     from_text,
     hint,
@@ -26,6 +27,7 @@ from mlaas_spark.errors import (
 EXIT_CODES = {
     "MlaasSparkError": 1,
     "ConfigError": 2,
+    "UnwritableOutputError": 2,
     "FilesetError": 3,
     "TreeNotFoundError": 3,
     "BranchNotFoundError": 3,
@@ -45,6 +47,7 @@ SPECIAL = [
     BranchNotFoundError("Jet_pT"),
     UnreadableInputError("/data/f.root", "cut short", "Events", (0, 25000)),
     UnreadableInputError("/data/f.root", "cut short"),
+    UnwritableOutputError("hdfs://nn:9000/out", "Permission denied: user=bob"),
 ]
 ONE_OF_EACH = [
     *SPECIAL,

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def test_published_folder_has_the_texts_and_the_log(tmp_path: Path) -> None:
     home = tmp_path / "runs" / "demo"
-    with working_folder(home) as work:
+    with working_folder(str(home)) as work:
         logging.getLogger("mlaas_spark.somewhere").info("reading %d files", 3)
-        publish(work, home / "first", {"run.json": "{}"})
+        assert publish(work, "first", {"run.json": "{}"}) == str(home / "first")
     assert {path.name for path in (home / "first").iterdir()} == {"run.json", "log"}
     assert "INFO mlaas_spark.somewhere: reading 3 files" in (home / "first" / "log").read_text()
     assert [path.name for path in home.iterdir()] == ["first"]
@@ -25,8 +25,8 @@ def test_published_folder_has_the_texts_and_the_log(tmp_path: Path) -> None:
 
 def test_what_fails_leaves_nothing_not_even_the_folders_above(tmp_path: Path) -> None:
     def fail() -> None:
-        with working_folder(tmp_path / "runs" / "demo") as work:
-            (work / "half.json").write_text("{")
+        with working_folder(str(tmp_path / "runs" / "demo")) as work:
+            (work.path / "half.json").write_text("{")
             message = "no"
             raise ValueError(message)
 
@@ -36,7 +36,7 @@ def test_what_fails_leaves_nothing_not_even_the_folders_above(tmp_path: Path) ->
 
 
 def test_folders_that_were_there_stay(tmp_path: Path) -> None:
-    with working_folder(tmp_path):
+    with working_folder(str(tmp_path)):
         pass
     assert tmp_path.is_dir()
 
@@ -44,7 +44,7 @@ def test_folders_that_were_there_stay(tmp_path: Path) -> None:
 def test_logging_is_as_before_when_a_run_is_over(tmp_path: Path) -> None:
     logger = logging.getLogger("mlaas_spark")
     before = (logger.level, list(logger.handlers))
-    with working_folder(tmp_path / "home"):
+    with working_folder(str(tmp_path / "home")):
         assert len(logger.handlers) == len(before[1]) + 1
     assert (logger.level, list(logger.handlers)) == before
 

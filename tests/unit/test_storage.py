@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mlaas_spark import storage
+from mlaas_spark.errors import UnreadableInputError, UnwritableOutputError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -36,7 +41,7 @@ def test_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UnwritableOutputError, match=r"cannot write .*f\.json: No space left"):
         storage.write_atomic(url, b"new")
     assert storage.read_bytes(url) == b"old"
 
@@ -63,6 +68,126 @@ def test_of_writers_that_race_exactly_one_publishes(tmp_path: Path) -> None:
             assert won.count(True) == 1
             assert storage.read_bytes(url) == b"%d" % won.index(True) * 1000
     assert len(list(tmp_path.iterdir())) == 20
+
+
+class _Unsure(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """Refuses to rename onto a name that is taken, as HDFS does, and may lose its answers.
+
+    Attributes:
+        lost: ``answers`` to what was done, or ``requests``, which are not done then; "" loses nothing.
+    """
+
+    protocol = "unsure"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    lost = ""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("unsure://").strip("/")
+
+    def mv(self, path1: str, path2: str, **_: Any) -> None:
+        if self.lost != "requests":
+            if self.exists(path2):
+                raise FileExistsError(17, "it exists", path2)
+            for path in [path for path in self.store if path == path1 or path.startswith(f"{path1}/")]:
+                self.store[path2 + path.removeprefix(path1)] = self.store.pop(path)
+            self.pseudo_dirs[:] = [path.replace(path1, path2) for path in self.pseudo_dirs]
+        if self.lost:
+            raise ConnectionError(103, "its server does not answer", path1)
+
+
+@pytest.fixture
+def unsure(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder on a server that may lose requests or answers."""
+    fsspec.register_implementation("unsure", _Unsure, clobber=True)
+    monkeypatch.setattr(_Unsure, "store", {})
+    monkeypatch.setattr(_Unsure, "pseudo_dirs", [""])
+    return "unsure://a"
+
+
+def test_put_whose_answer_was_lost_is_done(unsure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Unsure, "lost", "answers")
+    assert storage.publish(f"{unsure}/f", b"ours") is True
+    assert storage.read_bytes(f"{unsure}/f") == b"ours"
+    assert storage.children(unsure) == ["f"]
+
+
+def test_put_on_a_name_that_is_taken_changes_nothing_whatever_is_lost(
+    unsure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.publish(f"{unsure}/f", b"theirs")
+    for lost in ("", "answers", "requests"):
+        monkeypatch.setattr(_Unsure, "lost", lost)
+        assert storage.publish(f"{unsure}/f", b"ours") is False
+        assert storage.read_bytes(f"{unsure}/f") == b"theirs"
+        assert storage.children(unsure) == ["f"]
+
+
+def test_put_that_was_not_done_is_an_error_that_removes_nothing(unsure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Unsure, "lost", "requests")
+    with pytest.raises(UnwritableOutputError, match="cannot write unsure://a/f: its server does not answer"):
+        storage.publish(f"{unsure}/f", b"ours")
+    (left,) = storage.children(unsure)
+    assert storage.read_bytes(f"{unsure}/{left}") == b"ours"
+    assert left.startswith(".f.")
+
+
+@pytest.mark.parametrize("kind", ["local", "elsewhere"])
+def test_folder_is_published_whole_and_never_onto_another(kind: str, unsure: str, tmp_path: Path) -> None:
+    home = str(tmp_path) if kind == "local" else unsure
+    run = f"{home}/run"
+    for name, text in (("one", b"1"), ("two", b"2")):
+        storage.write_atomic(f"{home}/.{name}/inner/f", text)
+    storage.publish_folder(run, f"{home}/.one")
+    with pytest.raises(UnwritableOutputError, match=f"cannot write {run}: (Directory not empty|File exists)"):
+        storage.publish_folder(run, f"{home}/.two")
+    assert storage.read_bytes(f"{run}/inner/f") == b"1"
+    assert storage.children(home) == [".two", "run"]
+
+
+def test_copy_of_what_lies_elsewhere_is_what_was_uploaded(tmp_path: Path) -> None:
+    (tmp_path / "bundle" / "assets").mkdir(parents=True)
+    (tmp_path / "bundle" / "x.bin").write_bytes(bytes(range(256)) * 50)
+    url = f"memory://{uuid.uuid4().hex}/bundle"
+    storage.upload(tmp_path / "bundle", url)
+    with storage.local_copy(url) as copy:
+        assert copy.name == "bundle"
+        assert {path.name for path in copy.iterdir()} == {"assets", "x.bin"}
+        assert (copy / "x.bin").read_bytes() == (tmp_path / "bundle" / "x.bin").read_bytes()
+        assert (copy / "assets").is_dir()
+    assert not copy.exists()
+
+
+def test_local_files_are_used_where_they_lie(tmp_path: Path) -> None:
+    with storage.local_copy(str(tmp_path)) as copy, storage.local_place(f"file://{tmp_path}") as place:
+        assert copy == place == tmp_path
+
+
+def test_what_is_written_to_a_place_elsewhere_is_uploaded_and_folders_there_stay(unsure: str) -> None:
+    for text in ("first", "second"):
+        with storage.local_place(unsure) as place:
+            (place / "NAME").mkdir()
+            (place / "NAME" / "f").write_text(text)
+            (place / "NAME.tar").write_text(text)
+    assert storage.read_bytes(f"{unsure}/NAME.tar") == b"second"
+    assert storage.read_bytes(f"{unsure}/NAME/f") == b"first"
+    assert storage.children(unsure) == ["NAME", "NAME.tar"]
+
+
+def test_what_may_not_be_read_or_written_is_named(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "f")
+
+    fs, _ = storage.filesystem(folder)
+    url = storage.join(folder, "f")
+    monkeypatch.setattr(type(fs), "cat_file", denied)
+    monkeypatch.setattr(type(fs), "makedirs", denied)
+    with pytest.raises(UnreadableInputError) as caught:
+        storage.read_bytes(url)
+    assert str(caught.value) == f"cannot read {url}: Permission denied; ask its owner for access, or name another place"
+    with pytest.raises(UnwritableOutputError, match=f"cannot write {re.escape(url)}: Permission denied; ask its owner"):
+        storage.make_folder(url)
 
 
 def test_move_makes_the_folder_and_replaces_the_target(folder: str) -> None:
@@ -160,7 +285,7 @@ def test_streamed_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         message = "disk full"
         raise OSError(message)
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UnwritableOutputError, match=r"cannot write .*x\.bin: OSError: disk full"):
         storage.write_stream(url, half)
     assert not Path(url).exists()
     storage.write_stream(url, lambda stream: stream.write(b"whole"))
