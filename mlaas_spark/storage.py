@@ -69,7 +69,7 @@ def filesystem(url: str, patience: Patience | None = None) -> tuple[Any, str]:
     if xrootd.is_url(url):
         xrootd.prepare_client()
         if patience is not None:
-            return xrootd.Folders(url, patience), urlsplit(url).path
+            return xrootd.Folders(url, patience), xrootd.split(url)[1]
     check_server(url)
     fs, path = fsspec.core.url_to_fs(url)
     return fs, path

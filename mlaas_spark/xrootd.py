@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from fsspec.spec import AbstractFileSystem
 
@@ -102,6 +101,17 @@ def is_url(path: str) -> bool:
     return path.startswith(_SCHEMES)
 
 
+def split(url: str) -> tuple[str, str]:
+    """The server and the path on it, whatever letters the path has.
+
+    >>> split("root://host:1094//store/f?.root")
+    ('root://host:1094', '//store/f?.root')
+    """
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}", slash + path
+
+
 def prepare_client() -> None:
     """Give the client its settings, which it reads once, when it is imported.
 
@@ -126,12 +136,11 @@ class Folders(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
 
     def __init__(self, url: str, patience: Patience) -> None:
         super().__init__()
-        place = urlsplit(url)
-        self._server, self._patience = f"{place.scheme}://{place.netloc}", patience
+        self._server, self._patience = split(url)[0], patience
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        path = urlsplit(path).path if is_url(path) else path
+        path = split(path)[1] if is_url(path) else path
         return "/" + path.strip("/")
 
     def unstrip_protocol(self, name: str) -> str:
@@ -163,7 +172,7 @@ class Folders(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
         found: dict[str, dict[str, Any]] = {}
         for address in sorted({place.address for place in places}):
             listed = self._asked(
-                f"{urlsplit(self._server).scheme}://{address}",
+                f"{self._server.partition('://')[0]}://{address}",
                 path,
                 lambda files, **how: files.dirlist(path, DirListFlags.STAT, **how),
             )
@@ -206,7 +215,8 @@ def _described(name: str, about: Any) -> dict[str, Any]:
 class RemoteFile:
     """An open file of an XRootD server, opened again when the connection is lost; its requests go one at a time.
 
-    A request takes at most ``(1 + retries) * (a few timeouts)`` and the waits between tries, whatever the server does.
+    A try is an open, if need be, and the request: four answers, each of which has ``timeout`` seconds. So a request ends
+    after at most ``1 + retries`` tries and the waits between them, whatever the server does.
 
     Raises:
         FileNotFoundError: The server has no such file.
@@ -262,10 +272,12 @@ class RemoteFile:
 
     def _current(self) -> _Opened:
         if self._opened is None:
-            self._opened = _Opened.open(self._url, self._patience.timeout)
-            if self.size not in {None, self._opened.size}:
-                msg = f"it was replaced while it was read ({self._opened.size} bytes, not {self.size})"
+            opened = _Opened.open(self._url, self._patience.timeout)
+            if self.size not in {None, opened.size}:
+                _abandon(opened.handle)
+                msg = f"it was replaced while it was read ({opened.size} bytes, not {self.size})"
                 raise XRootDError(msg)
+            self._opened = opened
         return self._opened
 
     def _drop(self) -> None:
