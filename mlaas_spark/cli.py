@@ -92,6 +92,14 @@ AllowCopies = Annotated[
     bool,
     typer.Option("--allow-copies", help="Read files of one uuid, or of equal content, all; else they are refused."),
 ]
+Redirector = Annotated[
+    str | None,
+    typer.Option("--redirector", help="root://host:port before logical names (/store/...) that are no local files."),
+]
+Timeout = Annotated[
+    int | None, typer.Option("--timeout", help="Seconds within which an XRootD server answers a request.")
+]
+Retries = Annotated[int | None, typer.Option("--retries", help="Further tries where an XRootD server does not answer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 
 
@@ -110,6 +118,9 @@ _INPUT_OPTIONS = {
     "preproc": "preproc",
     "fileset": "fileset",
     "allow_copies": "allow_copies",
+    "redirector": "redirector",
+    "timeout": "timeout",
+    "retries": "retries",
 }
 """Options that put a key into the config's section ``input``."""
 
@@ -117,9 +128,9 @@ _SOURCES = {"files", "groups", "fileset"}  # where the files are named: one of t
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
-    """The keys of the section ``input`` that the command line gives."""
-    params = {key: context.params.get(option) for option, key in _INPUT_OPTIONS.items() if context.params.get(option)}
-    return {key: value for key, value in params.items() if value is not None}
+    """The keys of the section ``input`` that the command line gives; 0 is given, what is empty or false is not."""
+    params = [(key, context.params.get(option)) for option, key in _INPUT_OPTIONS.items()]
+    return {key: value for key, value in params if value or (value == 0 and value is not False)}
 
 
 def _content(context: typer.Context) -> dict[str, Any]:
@@ -188,6 +199,9 @@ def inspect(
     headers: Annotated[bool, typer.Option("--headers", help="Only what the headers say: quick, no event is read.")] = (
         False
     ),
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     as_json: AsJson = False,
 ) -> None:
     """Show files, trees, sizes and branches; what is in the events, and how fast they are read; what is left out.
@@ -332,6 +346,9 @@ def plan(
     preproc: Preproc = None,
     fileset: Fileset = None,
     allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a job would divide its work: ranges and bytes of each file, partitions, the largest range.
@@ -374,6 +391,9 @@ def convert(
     preproc: Preproc = None,
     fileset: Fileset = None,
     allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     compression: Annotated[
         str | None, typer.Option("--compression", help="lz4 (reads fastest), zstd, snappy, gzip or none.")
     ] = None,
@@ -427,6 +447,9 @@ def specs(
     preproc: Preproc = None,
     fileset: Fileset = None,
     allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -472,6 +495,9 @@ def chunks(
     preproc: Preproc = None,
     fileset: Fileset = None,
     allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -508,6 +534,9 @@ def train(
     preproc: Preproc = None,
     fileset: Fileset = None,
     allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     files: Annotated[str | None, typer.Option("--files", help="MLaaS4HEP: files.txt or a comma list.")] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="MLaaS4HEP: labels.txt, a comma list, or a column's name.")

@@ -9,11 +9,13 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mlaas_spark.errors import ConfigError, hint
+from mlaas_spark.xrootd import PATIENCE, Patience, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +99,22 @@ class InputConfig(_Section):
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
     allow_copies: bool = False
+    redirector: str | None = None
+    timeout: int = Field(default=PATIENCE.timeout, ge=1, le=3600)
+    retries: int = Field(default=PATIENCE.retries, ge=0, le=100)
+
+    @property
+    def patience(self) -> Patience:
+        """With an XRootD server."""
+        return Patience(self.timeout, self.retries)
+
+    @field_validator("redirector")
+    @classmethod
+    def _is_a_server(cls, value: str | None) -> str | None:
+        if value and not (is_url(value) and urlsplit(value).hostname):
+            msg = "give root://host or root://host:port"
+            raise ValueError(msg)
+        return value or None
 
     @field_validator("files", "branches", "exclude", "identifiers", mode="before")
     @classmethod

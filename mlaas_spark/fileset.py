@@ -18,9 +18,10 @@ from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError, nearest, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from mlaas_spark.config import InputConfig
+    from mlaas_spark.xrootd import Patience
 
 MANIFEST = "manifest.json"
 """File in a folder that names the files of a data set of ours; it alone says what is in it."""
@@ -66,17 +67,19 @@ def fileset(config: InputConfig) -> tuple[InputFile, ...]:
 
     Raises:
         FilesetError: Nothing named, a file missing, a glob that matches nothing, a file named twice.
+        UnreadableInputError: An XRootD server does not say what is in a folder.
     """
+    source = _Source(config.format, config.redirector, config.patience)
     if config.fileset:
-        files = _from_fileset(config.fileset, config.format, config.tree)
+        files = _from_fileset(config.fileset, source, config.tree)
     elif config.groups:
         files = [
             replace(file, label=group.label, weight=group.weight, group=group.name or f"group{number}")
             for number, group in enumerate(config.groups)
-            for file in _expand(group.files, config.format, config.tree)
+            for file in _expand(group.files, source, config.tree)
         ]
     else:
-        files = _expand(config.files, config.format, config.tree)
+        files = _expand(config.files, source, config.tree)
     if not files:
         msg = "no input files: name them on the command line or under input.files of the config"
         raise FilesetError(msg)
@@ -106,6 +109,19 @@ def split_tree(name: str) -> tuple[str, str | None]:
     if colon and path.lower().endswith(".root") and tree and not tree.startswith("//"):
         return path, tree
     return name, None
+
+
+def redirected(name: str, redirector: str | None) -> str:
+    """A logical name with its redirector before it; a URL or a name of something local as it is.
+
+    Logical are names in ``/store``, and in another top folder that this machine has not, of which nothing is here.
+    """
+    if redirector is None or not name.startswith("/"):
+        return name
+    here = storage.expand(name) if storage.has_glob(name) else Path(name).exists()
+    if here or (not name.startswith("/store/") and Path(*Path(name).parts[:2]).exists()):
+        return name
+    return f"{redirector.rstrip('/')}/{name}"
 
 
 def read_list(path: str | Path) -> list[str]:
@@ -142,6 +158,15 @@ def format_of(path: str) -> Format:
     return _SUFFIXES[suffix]
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """How all names are taken: a format for all, a server for logical names, patience with servers."""
+
+    kind: Format | None
+    redirector: str | None
+    patience: Patience
+
+
 class _Described(BaseModel):
     object_path: str | None = None
     steps: tuple[tuple[int, int], ...] | None = None
@@ -161,7 +186,7 @@ class _Dataset(BaseModel):
 _COFFEA = TypeAdapter(dict[str, _Dataset | tuple[str, ...]])
 
 
-def _from_fileset(path: Path, kind: Format | None, tree: str | None) -> list[InputFile]:
+def _from_fileset(path: Path, source: _Source, tree: str | None) -> list[InputFile]:
     """The files of a fileset as coffea has them (JSON or YAML), as they are or preprocessed; a group a data set.
 
     ``{dataset: {files: {path: tree}}}``, ``{dataset: {files: {path: {object_path, steps, uuid}}}}``,
@@ -185,33 +210,33 @@ def _from_fileset(path: Path, kind: Format | None, tree: str | None) -> list[Inp
         files += [
             replace(file, label=about.label, weight=about.weight, group=name)
             for place, described in places.items()
-            for file in _described(place, described, kind, tree)
+            for file in _described(place, described, source, tree)
         ]
     return files
 
 
-def _described(place: str, about: str | _Described | None, kind: Format | None, tree: str | None) -> list[InputFile]:
+def _described(place: str, about: str | _Described | None, source: _Source, tree: str | None) -> list[InputFile]:
     about = _Described(object_path=about) if isinstance(about, str) else about or _Described()
     uuid = (about.uuid or "").replace("-", "").lower()
-    found = _expand((place,), kind, about.object_path or tree)
+    found = _expand((place,), source, about.object_path or tree)
     return [replace(file, steps=about.steps or (), uuid=uuid) for file in found]
 
 
-def _expand(names: Sequence[str], kind: Format | None, tree: str | None) -> list[InputFile]:
+def _expand(names: Sequence[str], source: _Source, tree: str | None) -> list[InputFile]:
     files: list[InputFile] = []
     for name in names:
         if name.endswith(".txt"):
-            files += _expand(read_list(name), kind, tree)
+            files += _expand(read_list(name), source, tree)
             continue
         pattern, own_tree = split_tree(name)
-        for path in _paths(storage.absolute(pattern), kind):
-            files.append(InputFile(path, kind or format_of(path), own_tree or tree))
+        for path in _paths(storage.absolute(redirected(pattern, source.redirector)), source):
+            files.append(InputFile(path, source.kind or format_of(path), own_tree or tree))
     return files
 
 
-def _paths(pattern: str, kind: Format | None) -> Iterable[str]:
-    if storage.has_glob(pattern) and not storage.exists(pattern):
-        matches = storage.expand(pattern)
+def _paths(pattern: str, source: _Source) -> Sequence[str]:
+    if storage.has_glob(pattern) and not storage.exists(pattern, source.patience):
+        matches = storage.expand(pattern, source.patience)
         if not matches:
             msg = f"no file matches {pattern}"
             raise FilesetError(msg)
@@ -222,15 +247,15 @@ def _paths(pattern: str, kind: Format | None) -> Iterable[str]:
     # Spark and HDFS have folders that are named like files: out.parquet
     if _has_suffix(pattern) and not ("://" not in pattern and Path(pattern).is_dir()):
         return [pattern]
-    return _in_folder(pattern, kind) if storage.is_folder(pattern) else [pattern]
+    return _in_folder(pattern, source) if storage.is_folder(pattern, source.patience) else [pattern]
 
 
-def _in_folder(folder: str, kind: Format | None) -> list[str]:
+def _in_folder(folder: str, source: _Source) -> list[str]:
     """Data files below a folder; of a data set of ours those that its manifest lists."""
-    if MANIFEST in storage.children(folder):
-        return sorted(storage.join(folder, path) for path in _listed(storage.join(folder, MANIFEST)))
-    found = [path for path in storage.below(folder) if not _is_hidden(path.removeprefix(folder))]
-    chosen = [path for path in found if kind is not None or _has_suffix(path)]
+    if MANIFEST in storage.children(folder, source.patience):
+        return sorted(storage.join(folder, path) for path in _listed(storage.join(folder, MANIFEST), source.patience))
+    found = [path for path in storage.below(folder, source.patience) if not _is_hidden(path.removeprefix(folder))]
+    chosen = [path for path in found if source.kind is not None or _has_suffix(path)]
     if not chosen:
         kinds = ", ".join(_SUFFIXES)
         msg = f"{folder} is a folder with no data file in it ({kinds}): name its files, for example '{folder}/*'"
@@ -238,9 +263,9 @@ def _in_folder(folder: str, kind: Format | None) -> list[str]:
     return chosen
 
 
-def _listed(manifest: str) -> list[str]:
+def _listed(manifest: str, patience: Patience) -> list[str]:
     try:
-        paths = [str(file["path"]) for file in json.loads(storage.read_bytes(manifest))["files"]]
+        paths = [str(file["path"]) for file in json.loads(storage.read_bytes(manifest, patience))["files"]]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{manifest} does not list the files of a data set: make it again with mlaas-spark convert"
         raise FilesetError(msg) from error

@@ -75,7 +75,7 @@ def translate(options: Options) -> Translation:
         FilesetError: A list cannot be read.
     """
     params = read_params(options.params) if options.params else {}
-    files = [_redirected(path, str(params.get("redirector") or "")) for path in _entries(options.files)]
+    files = _entries(options.files)
     inputs: dict[str, Any] = {
         "tree": params.get("branch", "Events"),
         "branches": _names(params.get("selected_branches")),
@@ -83,6 +83,7 @@ def translate(options: Options) -> Translation:
         "identifiers": _names(params["identifier"]) if "identifier" in params else list(IDENTIFIERS),
         "events": _events(params.get("nevts", -1)),
         "preproc": options.preproc,
+        "redirector": params.get("redirector") or None,
         "format": _format(options.dtype),
     }
     label, labels, class_names = _labels(options.labels, files)
@@ -144,13 +145,6 @@ def _entries(text: str) -> list[str]:
     if Path(text).is_file() and not text.lower().endswith((".root", ".json", ".csv", ".parquet", ".gz")):
         return read_list(text)
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _redirected(path: str, redirector: str) -> str:
-    """The redirector goes before logical names (``/store/...``), never before a file that is there."""
-    if redirector and path.startswith("/store") and not Path(path).exists():
-        return f"{redirector.rstrip('/')}/{path}"
-    return path
 
 
 def _labels(text: str, files: list[str]) -> tuple[str | None, list[float], list[str]]:

@@ -124,7 +124,7 @@ def plan(config: Config, journal: Journal) -> Planned:
     from mlaas_spark.spark.session import partitions
 
     events = _open(config, journal)
-    sizes = {path: storage.size(path) for path in {file.path for file in events.plan.files}}
+    sizes = {path: storage.size(path, config.input.patience) for path in {file.path for file in events.plan.files}}
     of_inputs = tuple(sizes[file.path] for file in events.plan.files)
     return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
 

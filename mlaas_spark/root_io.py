@@ -9,10 +9,11 @@ import logging
 import lzma
 import struct
 import zlib
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import awkward as ak
 import cramjam
@@ -21,11 +22,13 @@ import pyarrow as pa
 import uproot
 from isal import igzip_lib
 
-from mlaas_spark import storage
+from mlaas_spark import storage, xrootd
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.xrootd import PATIENCE, Patience, RemoteFile, XRootDError
 
 if TYPE_CHECKING:
+    import queue
     from collections.abc import Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
@@ -63,9 +66,6 @@ _FAILURES = (
 )
 
 
-_NO_ANSWER = ("connection error", "operation expired", "invalid address", "socket timeout")  # XRootD client's words
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a file says of itself.
@@ -87,27 +87,28 @@ class Header:
     schema: EventSchema
 
 
-def read_header(path: str, tree: str | None = None) -> Header:
+def read_header(path: str, tree: str | None = None, patience: Patience = PATIENCE) -> Header:
     """Schema, entries and clusters of a tree; reads no events.
 
     Args:
         path: Local path or URL.
         tree: Name of the tree; None for the only one.
+        patience: With an XRootD server.
 
     Raises:
         TreeNotFoundError: No such tree, or several and none named.
         UnreadableInputError: The file cannot be opened or is damaged.
     """
-    with _open(path) as file:
+    with _open(path, patience) as file:
         return _header(file, path, _tree_name(file, path, tree))
 
 
-def read_headers(path: str, tree: str | None = None) -> list[Header]:
+def read_headers(path: str, tree: str | None = None, patience: Patience = PATIENCE) -> list[Header]:
     """As :func:`read_header`; where ``tree`` is a glob, of every tree that it matches, by name.
 
     ``*`` matches ``/`` too. A name is also itself, whatever characters it has.
     """
-    with _open(path) as file:
+    with _open(path, patience) as file:
         return [_header(file, path, name) for name in _matching_trees(file, path, tree)]
 
 
@@ -132,13 +133,13 @@ class Contents:
     compressed: dict[str, int | None]
 
 
-def read_contents(path: str, tree: str) -> Contents:
+def read_contents(path: str, tree: str, patience: Patience = PATIENCE) -> Contents:
     """All trees of a file, and what the branches of ``tree`` take on disk; reads no events.
 
     Raises:
         UnreadableInputError: The file cannot be opened or is damaged.
     """
-    with _open(path) as file, _named(path, tree):
+    with _open(path, patience) as file, _named(path, tree):
         trees = {name: int(file[name].num_entries) for name in _tree_names(file)}
         return Contents(trees, _compressed(file[tree]))
 
@@ -150,6 +151,7 @@ def read_ranges(
     ranges: Sequence[tuple[int, int]],
     file_index: int,
     uuid: str | None = None,
+    patience: Patience = PATIENCE,
 ) -> Iterator[pa.RecordBatch]:
     """One batch for each entry range [start, stop): the branches of ``schema``, file index and entry number.
 
@@ -160,7 +162,7 @@ def read_ranges(
         UnreadableInputError: The entries cannot be read, a list has not as many values as its counter says, or the
             file is not the one with ``uuid``.
     """
-    with _open(path) as file:
+    with _open(path, patience) as file:
         if uuid is not None and file.file.uuid.hex != uuid:
             raise UnreadableInputError(
                 path, f"it was replaced since it was planned (uuid {file.file.uuid.hex}, not {uuid})", tree
@@ -374,18 +376,60 @@ def _matching_trees(file: Any, path: str, tree: str | None) -> list[str]:
     return [_tree_name(file, path, tree)]
 
 
+class _VectorReads(uproot.source.chunk.Source):  # type: ignore[misc] # uproot has no types
+    """A file of an XRootD server: the baskets of a range come in a few vector reads, unpacked while the next is read.
+
+    uproot's own sources do so too, but wait for an answer without an end.
+    """
+
+    def __init__(self, file_path: str, *, remote: RemoteFile, **_: Any) -> None:
+        super().__init__()
+        self._file_path, self._remote, self._num_bytes = file_path, remote, remote.size
+        self._executor = ThreadPoolExecutor(1)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._remote.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def chunk(self, start: int, stop: int) -> Any:
+        content = self._remote.read(start, stop)
+        return uproot.source.chunk.Chunk(self, start, stop, uproot.source.futures.TrivialFuture(content))
+
+    def chunks(self, ranges: list[tuple[int, int]], notifications: queue.Queue[Any]) -> list[Any]:
+        made: dict[tuple[int, int], Any] = {}
+        for batch in xrootd.batches(ranges):
+            future = self._executor.submit(self._remote.read_many, batch)
+            for place, (start, stop) in enumerate(batch):
+                part = uproot.source.coalesce.SliceFuture(future, place)
+                made[start, stop] = chunk = uproot.source.chunk.Chunk(self, start, stop, part)
+                future.add_done_callback(uproot.source.chunk.notifier(chunk, notifications))
+        return [made[span] for span in ranges]
+
+
 @contextmanager
-def _open(path: str) -> Iterator[Any]:
-    with _named(path, None):
-        if "://" in path:
-            storage.check_server(path)
-            file = uproot.open(path)
-        else:
-            _check_magic(path)
-            # quicker than fsspec; a memory map is quicker still, but dies of SIGBUS when a file server fails
-            file = uproot.open(path, handler=uproot.MultithreadedFileSource)
-    with file:
-        yield file
+def _open(path: str, patience: Patience) -> Iterator[Any]:
+    with ExitStack() as stack:
+        with _named(path, None):
+            if xrootd.is_url(path):
+                remote = stack.enter_context(RemoteFile(path, patience))
+                file = uproot.open(path, handler=_VectorReads, remote=remote)
+            elif "://" in path:
+                storage.check_server(path)
+                file = uproot.open(path)
+            else:
+                _check_magic(path)
+                # quicker than fsspec; a memory map is quicker still, but dies of SIGBUS when a file server fails
+                file = uproot.open(path, handler=uproot.MultithreadedFileSource)
+        yield stack.enter_context(file)
 
 
 def _check_magic(path: str) -> None:
@@ -406,6 +450,8 @@ def _named(path: str, tree: str | None, entries: tuple[int, int] | None = None) 
         raise UnreadableInputError(path, "no such file", tree, entries) from error
     except (PermissionError, ConnectionError) as error:  # of the local disk or of HDFS
         raise UnreadableInputError(path, storage.why(error), tree, entries) from error
+    except XRootDError as error:
+        raise UnreadableInputError(path, str(error), tree, entries) from error
     except _FAILURES as error:
         _log.debug("reading %s failed", path, exc_info=error)
         raise UnreadableInputError(path, _why(error), tree, entries) from error
@@ -415,8 +461,4 @@ def _why(error: Exception) -> str:
     text = str(error).lower()
     if "not a root file" in text:
         return "it is not a ROOT file"
-    if "no such file or directory" in text:  # as an XRootD server says it
-        return "no such file"
-    if any(sign in text for sign in _NO_ANSWER):
-        return f"its server does not answer ({reason(error)})"
     return f"it is damaged or cut short ({reason(error)})"

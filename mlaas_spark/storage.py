@@ -23,10 +23,13 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from mlaas_spark import xrootd
 from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from mlaas_spark.xrootd import Patience
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,17 +42,6 @@ _PORTS = {"root": 1094, "xroot": 1094}
 _CONNECT_S = 15.0
 _WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
 _COPIED = 1 << 22  # bytes of a file in memory while it is copied
-
-# XRootD's client waits ten minutes for a server that is down, half an hour for one that stalls; these are its own
-# settings, seconds and tries, and where they are set already (spark.executorEnv.XRD_...) they stay
-for _key, _value in {
-    "XRD_CONNECTIONWINDOW": "15",
-    "XRD_CONNECTIONRETRY": "3",
-    "XRD_REQUESTTIMEOUT": "120",
-    "XRD_STREAMTIMEOUT": "60",
-    "XRD_TIMEOUTRESOLUTION": "1",
-}.items():
-    os.environ.setdefault(_key, _value)
 
 
 @contextmanager
@@ -147,12 +139,20 @@ def _reach(host: str, port: int) -> None:
 
 
 @_reads
-def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of ``url`` and the path in it; raises as :func:`check_server`."""
-    return _filesystem(url)
+def filesystem(url: str, patience: Patience | None = None) -> tuple[Any, str]:
+    """The fsspec filesystem of ``url`` and the path in it; with patience, what is on an XRootD server is looked up so.
+
+    Raises:
+        UnreadableInputError: As :func:`check_server`.
+    """
+    return _filesystem(url, patience)
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def _filesystem(url: str, patience: Patience | None = None) -> tuple[Any, str]:
+    if xrootd.is_url(url):
+        xrootd.prepare_client()
+        if patience is not None:
+            return xrootd.Folders(url, patience), xrootd.split(url)[1]
     _check_server(url)
     fs, path = fsspec.core.url_to_fs(url)
     return fs, path
@@ -192,55 +192,55 @@ def has_glob(path: str) -> bool:
 
 
 @_reads
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, patience: Patience | None = None) -> list[str]:
     """Files that a glob matches, sorted; with the protocol of the pattern."""
-    fs, path = _filesystem(pattern)
+    fs, path = _filesystem(pattern, patience)
     matches = sorted(str(match) for match in fs.glob(path))
     return matches if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(match) for match in matches]
 
 
 @_reads
-def exists(url: str) -> bool:
+def exists(url: str, patience: Patience | None = None) -> bool:
     """Whether there is a file or folder at ``url``."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     return bool(fs.exists(path))
 
 
 @_reads
-def is_folder(url: str) -> bool:
+def is_folder(url: str, patience: Patience | None = None) -> bool:
     """Whether there is a folder at ``url``."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     return bool(fs.isdir(path))
 
 
 @_reads
-def below(url: str) -> list[str]:
+def below(url: str, patience: Patience | None = None) -> list[str]:
     """All files in a folder and the folders in it, sorted; with the protocol of ``url``."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     found = sorted(str(file) for file in fs.find(path))
     return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(file) for file in found]
 
 
 @_reads
-def size(url: str) -> int:
+def size(url: str, patience: Patience | None = None) -> int:
     """Bytes of a file."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     return int(fs.size(path))
 
 
 @_reads
-def children(url: str) -> list[str]:
+def children(url: str, patience: Patience | None = None) -> list[str]:
     """Names in a folder, sorted; empty if there is no folder."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     if not fs.isdir(path):
         return []
     return sorted(str(child).rstrip("/").rsplit("/", 1)[-1] for child in fs.ls(path, detail=False))
 
 
 @_reads
-def read_bytes(url: str) -> bytes:
+def read_bytes(url: str, patience: Patience | None = None) -> bytes:
     """Content of a file."""
-    fs, path = _filesystem(url)
+    fs, path = _filesystem(url, patience)
     content: bytes = fs.cat_file(path)
     return content
 

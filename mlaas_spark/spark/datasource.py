@@ -15,7 +15,7 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import root_io
-from mlaas_spark.config import Format, InputConfig
+from mlaas_spark.config import Format, resolve
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError, hint
 from mlaas_spark.fileset import fileset
 from mlaas_spark.plan import Plan, PlannedFile, copy_numbers, make_plan
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
     from pyspark.sql.types import StructType
 
+    from mlaas_spark.config import InputConfig
     from mlaas_spark.schema import EventSchema
+    from mlaas_spark.xrootd import Patience
 
 _ENTRIES = "entries_per_partition"
-_OPTIONS = ("path", "tree", "branches", "exclude", _ENTRIES)
+_INPUT = ("tree", "branches", "exclude", "redirector", "timeout", "retries")  # as the config's section ``input``
+_OPTIONS = ("path", *_INPUT, _ENTRIES)
 _PATHS = "paths"  # Spark's own option for load([...]): a JSON list
 _ENTRIES_DEFAULT = 25_000
 
@@ -48,6 +51,9 @@ class RootSource(DataSource):
         branches: Globs, comma separated, of the branches to read; all by default. As everywhere the identifiers (run,
             luminosityBlock, event) come with them.
         exclude: Globs, comma separated, of the branches to leave out.
+        redirector: ``root://host:port`` that goes before logical names (``/store/...``) that are no local files.
+        timeout: Seconds within which an XRootD server answers a request (60).
+        retries: Further tries where it does not (3).
         entries_per_partition: Entries in a partition, about (25000): partitions begin and end at clusters.
 
     A schema of the user (``.schema(...)``) reads its columns and no others, in its order; types are those of
@@ -88,7 +94,7 @@ class RootSource(DataSource):
         """Reader of the columns of ``schema``, the user's or ours."""
         with on_executor():
             plan = self._plan or _planned(self.options, schema.names)
-            return RootReader(plan, _columns(plan, schema))
+            return RootReader(plan, _columns(plan, schema), _config(self.options)[0].patience)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class RootReader(DataSourceReader):
 
     plan: Plan
     columns: pa.Schema
+    patience: Patience
 
     def partitions(self) -> list[InputPartition]:
         """The ranges of the plan, in order."""
@@ -123,7 +130,7 @@ class RootReader(DataSourceReader):
         of = cast("EntryPartition", partition)  # one of those above
         with on_executor():
             for batch in root_io.read_ranges(
-                of.path, of.tree, self.plan.schema, [(of.start, of.stop)], of.index, of.uuid
+                of.path, of.tree, self.plan.schema, [(of.start, of.stop)], of.index, of.uuid, self.patience
             ):
                 yield framed(batch, self.columns)
 
@@ -133,7 +140,7 @@ def _planned(options: Mapping[str, str], names: Collection[str] | None = None) -
     config, target = _config(options)
     files = fileset(config)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda file: root_io.read_headers(file.path, file.tree), files))
+        found = list(pool.map(lambda file: root_io.read_headers(file.path, file.tree, config.patience), files))
     opened = [(file, header) for file, headers in zip(files, found, strict=True) for header in headers]
     copy_numbers([(header.path, header.uuid, header.tree) for _, header in opened], allowed=False)
     planned = [
@@ -176,8 +183,9 @@ def _config(options: Mapping[str, str]) -> tuple[InputConfig, int]:
     if not entries.isdecimal() or not int(entries):
         msg = f"option {_ENTRIES!r} is {entries!r}: give a whole number of entries, 1 or more"
         raise ConfigError(msg)
-    chosen = {name: options[name] for name in ("tree", "branches", "exclude") if name in options}
-    return InputConfig.model_validate({"files": names, "format": Format.ROOT, **chosen}), int(entries)
+    chosen = {name: options[name] for name in _INPUT if name in options}
+    content = {"input": {"files": names, "format": Format.ROOT, **chosen}}
+    return resolve(content, "options of format root").input, int(entries)
 
 
 def _refuse_unknown(names: Collection[str], schema: EventSchema, where: str) -> None:

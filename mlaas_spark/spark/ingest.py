@@ -23,6 +23,7 @@ from mlaas_spark.schema import Branch, EventSchema, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
 from mlaas_spark.spark.session import numbers, on_executor, partitions, received
+from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlaas_spark.config import InputConfig
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.usercode import UserFile
+    from mlaas_spark.xrootd import Patience
 
 _COUNTS = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
@@ -60,12 +62,14 @@ class Events:
         plan: Files, ranges, and the schema of the branches that are read.
         selection: Events that fail it are dropped; None keeps all.
         frame: For Parquet, JSON and CSV, Spark's DataFrame of the input; None for ROOT.
+        patience: With the servers of ROOT files.
     """
 
     spark: SparkSession
     plan: Plan
     selection: Expression | None = None
     frame: records.Records | None = None
+    patience: Patience = PATIENCE
 
     def map_ranges(
         self, function: Callable[[Iterator[RangeBatch]], Iterable[pa.RecordBatch]], schema: StructType | str
@@ -76,7 +80,7 @@ class Events:
         """
         selection, wanted = self.selection, self.plan.schema
         stored = dataclasses.replace(self.plan, schema=wanted.stored())
-        source = _root_ranges(stored) if self.frame is None else records.ranges_of(self.frame, stored)
+        source = _root_ranges(stored, self.patience) if self.frame is None else records.ranges_of(self.frame, stored)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with on_executor():
@@ -162,7 +166,7 @@ def open_events(
     Args:
         spark: The session.
         files: Input files, all of one format.
-        config: Branches, exclusions, selection and number of events.
+        config: Branches, exclusions, selection and number of events; patience with servers.
         events_per_task: Entries in a range, about.
         expressions: Further expressions whose branches are read (labels); the selection of the config first, if any.
         preproc: User's file with ``preprocessing_batch(batch)`` or ``preprocessing(rec)``, for JSON and CSV.
@@ -173,7 +177,7 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     if files[0].format is Format.ROOT:
-        planned, schemas = _open_root(spark, files, events_per_task, allow_copies=config.allow_copies)
+        planned, schemas = _open_root(spark, files, events_per_task, config.patience, allow_copies=config.allow_copies)
         frame = None
     else:
         frame, planned, of_all = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
@@ -204,7 +208,7 @@ def open_events(
     planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
     target = events_per_task if frame is None else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
-    return Events(spark, plan, selection, frame)
+    return Events(spark, plan, selection, frame, config.patience)
 
 
 def frame_schema(schema: EventSchema) -> pa.Schema:
@@ -274,7 +278,9 @@ def _with_derived(
         yield entries, batch
 
 
-def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+def _root_ranges(
+    plan: Plan, patience: Patience
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
     """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
@@ -285,7 +291,7 @@ def _root_ranges(plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tu
             file, of_file = plan.files[index], list(group)
             spans = [(r.start, r.stop) for r in of_file]
             has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
-            batches_of_file = root_io.read_ranges(file.path, file.tree, has, spans, index, file.uuid)
+            batches_of_file = root_io.read_ranges(file.path, file.tree, has, spans, index, file.uuid, patience)
             filled = (_filled(batch, plan.schema) for batch in batches_of_file)
             yield from zip(of_file, filled, strict=True)
 
@@ -310,7 +316,7 @@ def any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
 
 
 def _open_root(
-    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, patience: Patience, *, allow_copies: bool
 ) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
     """Open headers on executors, each tree a glob matches; a schema crosses to the driver once a partition."""
 
@@ -320,7 +326,7 @@ def _open_root(
         known: set[str] = set()
         with on_executor():
             for index, file in numbered:
-                for header in root_io.read_headers(file.path, file.tree):
+                for header in root_io.read_headers(file.path, file.tree, patience):
                     if file.uuid and file.uuid != header.uuid:
                         why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
                         raise UnreadableInputError(file.path, why, header.tree)

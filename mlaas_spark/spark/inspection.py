@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlaas_spark.spark.ingest import Events, RangeBatch
     from mlaas_spark.spark.specs import Partial
     from mlaas_spark.specs import Specs
+    from mlaas_spark.xrootd import Patience
 
 
 class _File(NamedTuple):
@@ -50,11 +51,12 @@ def on_disk(events: Events) -> tuple[tuple[OnDisk, ...], dict[str, int | None]]:
         UnreadableInputError: A file that could be opened before cannot be now.
     """
     files = [_File(i, file.path, file.format, file.tree) for i, file in enumerate(events.plan.files)]
+    patience = events.patience
 
     def look(some: Iterable[_File]) -> Iterator[tuple[list[tuple[int, OnDisk]], dict[str, int | None]]]:
         with on_executor():
-            contents = [(file, *_contents(file)) for file in some]
-            found = [(file.number, OnDisk(_size(file.path), trees)) for file, trees, _ in contents]
+            contents = [(file, *_contents(file, patience)) for file in some]
+            found = [(file.number, OnDisk(_size(file.path, patience), trees)) for file, trees, _ in contents]
             # sizes of branches cross to the driver once a partition, not once a file
             yield found, added(sizes for _, _, sizes in contents)
 
@@ -65,19 +67,19 @@ def on_disk(events: Events) -> tuple[tuple[OnDisk, ...], dict[str, int | None]]:
     return tuple(of_files[file.number] for file in files), added(sizes for _, sizes in parts)
 
 
-def _size(path: str) -> int:
+def _size(path: str, patience: Patience) -> int:
     try:
-        return storage.size(path)
+        return storage.size(path, patience)
     except OSError as error:
         raise UnreadableInputError(path, reason(error)) from error
 
 
-def _contents(file: _File) -> tuple[dict[str, int], Mapping[str, int | None]]:
+def _contents(file: _File, patience: Patience) -> tuple[dict[str, int], Mapping[str, int | None]]:
     """Trees of a file, and bytes of each of its branches; nothing of what its format does not tell."""
     if file.format is Format.ROOT:
         from mlaas_spark import root_io
 
-        contents = root_io.read_contents(file.path, file.tree)
+        contents = root_io.read_contents(file.path, file.tree, patience)
         return contents.trees, contents.compressed
     return {}, _column_chunks(file.path) if file.format is Format.PARQUET else {}
 

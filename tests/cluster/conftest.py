@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -82,12 +81,10 @@ def converted(opened: Callable[..., Events], local: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="session")
-def xrootd(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def xrootd(local: Path) -> Iterator[str]:
     """URL of a folder of an XRootD server with the ROOT files."""
-    folder = tmp_path_factory.mktemp("xrootd") / "files"
-    shutil.copytree(local / "root", folder / "store" / "root")
-    with servers.xrootd(folder) as url:
-        yield f"{url}/store/root"
+    with servers.xrootd(local / "root") as server:
+        yield f"{server.url}/store"
 
 
 @pytest.fixture(scope="session")

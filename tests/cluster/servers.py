@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 _CACHE = Path.home() / ".cache" / "mlaas_spark_tests"
 _START_S = 120
+_LIVE = re.compile("service enabled|changed to active")  # what a redirector says when it knows its servers
 
 # Hadoop as pyspark's client is, and what its mini clusters need and pyspark has not
 _HADOOP_JARS = (
@@ -45,24 +50,112 @@ def free_port() -> int:
         return port
 
 
+@dataclass
+class XRootD:
+    """An XRootD server.
+
+    Attributes:
+        url: Ends in the slash of an absolute path.
+        home: Where it keeps its log, and in ``files`` what it serves.
+        process: What runs.
+    """
+
+    url: str
+    home: Path
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill it without a farewell; it is gone when this returns."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again; it may not yet listen when this returns."""
+        self.process = _as_xrootd("xrootd", self.home)
+
+    def requests(self) -> Counter[str]:
+        """How many requests of each kind it has had, and how many ``elements`` in its vector reads (16 bytes each)."""
+        found = re.findall(r" req=(\w+) dlen=(\d+)", (self.home / "xrootd.log").read_text(errors="replace"))
+        counts = Counter(kind for kind, _ in found)
+        counts["elements"] = sum(int(length) // 16 for kind, length in found if kind == "readv")
+        return counts
+
+
 @contextmanager
-def xrootd(folder: Path) -> Iterator[str]:
-    """An XRootD server of the files in ``folder``; its URL, ending in the slash of an absolute path."""
-    install("xrootd", "xrootd-server")
-    port, home = free_port(), folder.parent / f"{folder.name}-xrootd"
-    home.mkdir()
-    (home / "xrootd.cfg").write_text(
-        f"xrd.port {port}\nall.export /\noss.localroot {folder}\nall.adminpath {home}\nall.pidpath {home}\n"
-        "xrd.allow host localhost\n"
+def xrootd(folder: Path) -> Iterator[XRootD]:
+    """An XRootD server of a copy of ``folder`` in ``/store``."""
+    port = free_port()
+    with _xrootd_home(folder, f"xrd.port {port}\nxrootd.trace request\n") as home:
+        server = XRootD(f"root://localhost:{port}/", home, _as_xrootd("xrootd", home))
+        try:
+            _await(lambda: listens(port), server.process, home / "out")
+            yield server
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+            _end(server.process)
+
+
+@contextmanager
+def xrootd_redirector(*folders: Path) -> Iterator[str]:
+    """URL of a redirector, with no slash at its end; behind it for each folder a server of a copy of it in ``/store``.
+
+    Each program is started when the one that it asks for is up: who meets nobody comes again after ten seconds.
+    """
+    port, cluster = free_port(), free_port()
+    of_all = f"all.manager localhost:{cluster}\ncms.allow host *\n"
+    of_manager = (
+        f"{of_all}all.role manager\nxrd.port {port}\nif exec cmsd\nxrd.port {cluster}\nfi\n"
+        f"cms.delay startup 1 servers {len(folders)} lookup 1\n"
     )
-    for path in (folder, *folder.parents):  # pytest's folders are for their owner alone
-        if path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
+    with ExitStack() as stack:
+
+        def start(program: str, home: Path, ready: Callable[[], bool]) -> None:
+            process = _as_xrootd(program, home)
+            stack.callback(_end, process)
+            _await(ready, process, home / "out")
+
+        manager = stack.enter_context(_xrootd_home(folders[0], of_manager))
+        start("cmsd", manager, lambda: listens(cluster))
+        start("xrootd", manager, lambda: listens(port))
+        for folder in folders:
+            of_data = f"{of_all}all.role server\nxrd.port {free_port()}\n"
+            home = stack.enter_context(_xrootd_home(folder, of_data))
+            start("cmsd", home, (home / ".olb" / "olbd.admin").exists)
+            start("xrootd", home, lambda: True)
+        log = manager / "cmsd.log"
+        while not {"service enabled", "changed to active"} <= set(_LIVE.findall(log.read_text(errors="replace"))):
+            time.sleep(0.1)
+        yield f"root://localhost:{port}"
+
+
+@contextmanager
+def _xrootd_home(folder: Path, settings: str) -> Iterator[Path]:
+    """A folder for a server, with its configuration and a copy of ``folder`` as ``files/store``.
+
+    It is none of pytest's, which pytest shuts to other users, such as the server's, whenever one of its processes
+    starts on the machine.
+    """
+    install("xrootd", "xrootd-server")
     user = pwd.getpwnam("xrootd")
-    os.chown(home, user.pw_uid, user.pw_gid)
-    command = ["runuser", "-u", "xrootd", "--", "xrootd", "-c", str(home / "xrootd.cfg"), "-l", str(home / "log")]
-    with _running(command, home / "out", lambda: listens(port)):
-        yield f"root://localhost:{port}/"
+    with TemporaryDirectory(prefix="xrootd-") as name:
+        home = Path(name)
+        shutil.copytree(folder, home / "files" / "store")
+        (home / "cfg").write_text(
+            f"all.export /\noss.localroot {home}/files\nall.adminpath {home}\nall.pidpath {home}\nxrd.allow host *\n"
+            f"{settings}"
+        )
+        for path in (home, *home.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        yield home
+
+
+def _as_xrootd(program: str, home: Path) -> subprocess.Popen[bytes]:
+    """A program of XRootD with its home; as the user xrootd, for it refuses to run as root."""
+    command = [program, "-c", str(home / "cfg"), "-l", str(home / f"{program}.log")]
+    with (home / "out").open("ab") as out:
+        return subprocess.Popen(  # noqa: S603 - a server of ours
+            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, user="xrootd", group="xrootd", extra_groups=[]
+        )
 
 
 @dataclass(frozen=True)
@@ -126,19 +219,27 @@ def _running(
             command, stdout=out, stderr=out, stdin=subprocess.PIPE, cwd=folder
         )
     try:
-        end = time.monotonic() + _START_S
-        while not ready():
-            if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"{command[0]} did not start: {log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.1)
+        _await(ready, process, log)
         yield process
     finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _await(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + _START_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            pytest.fail(f"{process.args!r} did not start: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def listens(port: int) -> bool:

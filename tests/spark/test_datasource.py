@@ -232,6 +232,7 @@ def test_schema_of_one_frame_reads_another(load: Callable[..., DataFrame], sampl
         ({"exclude": "Jet_pT"}, BranchNotFoundError, r"branch 'Jet_pT' not found in .*part0\.root; nearest: Jet_pt"),
         ({"branch": "Jet_pt"}, ConfigError, "unknown option 'branch' of format root; nearest: branches"),
         ({"entries_per_partition": "many"}, ConfigError, "'entries_per_partition' is 'many': give a whole number"),
+        ({"timeout": "soon"}, ConfigError, "options of format root: input.timeout: .*valid integer"),
         ({"entries_per_partition": 0}, ConfigError, "'entries_per_partition' is '0': give a whole number"),
     ],
 )

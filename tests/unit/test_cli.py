@@ -13,6 +13,7 @@ from mlaas_spark.cli import main, within
 from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.schema import Branch, EventSchema, Omitted
+from mlaas_spark.xrootd import Patience
 
 KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.ConfigError: ("no",),
@@ -112,6 +113,27 @@ def test_options_win_over_the_config_file_and_settings_over_both(
     (config,) = seen
     assert (config.input.tree, config.input.files, config.input.branches) == ("C", ("x.root",), ("p",))
     assert (config.input.exclude, config.train.epochs) == (("a", "b*"), 3)
+
+
+@pytest.mark.parametrize("verb", ["inspect", "plan", "convert", "specs", "chunks", "train"])
+def test_options_for_servers_mean_the_same_in_each_verb(
+    verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("input: {files: [x.root], timeout: 5, retries: 4, allow_copies: true}\n")
+    seen = []
+
+    def look(config: Any, *_: object) -> None:
+        seen.append(config.input)
+        message = "seen"
+        raise errors.ConfigError(message)
+
+    monkeypatch.setattr(pipeline, verb, look)
+    given = ["--config", str(tmp_path / "c.yaml"), "--retries", "0", "--redirector", "root://host:1094"]
+    out = ["--out", "o"] if verb in {"convert", "chunks"} else []
+    assert main([verb, *given, "--timeout", "7", *out]) == 2
+    (section,) = seen
+    assert (section.patience, section.redirector) == (Patience(timeout=7, retries=0), "root://host:1094")
+    assert section.allow_copies  # as the config says, for the command line does not
 
 
 def test_files_on_the_command_line_replace_the_groups_of_the_config(

@@ -102,6 +102,34 @@ def test_remote_files_are_taken_as_named_and_not_looked_up() -> None:
     assert files_of(files=f"{url}:Events") == (InputFile(url, Format.ROOT, "Events"),)
 
 
+def test_redirector_goes_before_logical_names_and_never_before_what_is_here(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"/store", "/store/here.root", "/data", f"{here}/b2.root", "/data/x.root"}
+    monkeypatch.setattr("mlaas_spark.fileset.Path.exists", lambda self: str(self) in there)
+    files = ["/store/far.root:Events", "/store/here.root", "/eos/y.root", "/data/x.root", "b2.root", "root://h//z.root"]
+    found = files_of(files=files, redirector="root://host.example.org:1095/")
+    assert [file.path for file in found] == [
+        "root://host.example.org:1095//store/far.root",
+        "/store/here.root",
+        "root://host.example.org:1095//eos/y.root",
+        "/data/x.root",
+        f"{here}/b2.root",
+        "root://h//z.root",
+    ]
+    assert found[0].tree == "Events"
+
+
+def test_misspelt_local_file_is_not_looked_for_at_the_redirector(here: Path) -> None:
+    with pytest.raises(FilesetError, match=r"no such file: .*/b3.root; nearest: b2.root"):
+        files_of(files=[f"{here}/b3.root"], redirector="root://host.example.org")
+
+
+def test_glob_of_local_files_has_no_redirector(here: Path) -> None:
+    paths = paths_of(files=[f"{here}/a*.root"], redirector="root://host.example.org")
+    assert paths == [f"{here}/a10.root", f"{here}/a2.root"]
+
+
 def test_list_in_a_text_file_is_read_without_comments_and_blanks(here: Path) -> None:
     (here / "files.txt").write_text("# signal\n\n  a2.root:T  \n\t# a10.root\nsub/*.root\nroot://host//f.root\n")
     assert [(file.path, file.tree) for file in files_of(files=["files.txt", "b2.root"])] == [

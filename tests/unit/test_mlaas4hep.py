@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mlaas_spark.config import resolve
 from mlaas_spark.errors import ConfigError
 from mlaas_spark.mlaas4hep import Options, Translation, place, translate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -73,14 +75,11 @@ def test_unknown_key_is_named_with_the_nearest(translated: Any) -> None:
     assert note.startswith("params.json: unknown key 'chunksize' has no effect; nearest: chunk_size")
 
 
-def test_redirector_goes_before_logical_names_and_never_before_a_file_that_is_there(
-    translated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/store/here.root")
-    files = f"/store/far.root,/store/here.root,{tmp_path}/x.root"
-    translation = translated({"redirector": "root://host.example.org/"}, files=files, labels="1,0,1")
-    paths = [group["files"][0] for group in translation.content["input"]["groups"]]
-    assert paths == ["root://host.example.org//store/far.root", "/store/here.root", f"{tmp_path}/x.root"]
+def test_redirector_is_the_configs(translated: Any) -> None:
+    assert resolve(translated({"redirector": "root://host.example.org/"}).content).input.redirector == (
+        "root://host.example.org/"
+    )
+    assert resolve(translated({"redirector": ""}).content).input.redirector is None
 
 
 def test_labels_of_a_file_a_list_and_a_column(translated: Any, tmp_path: Path) -> None:
