@@ -46,6 +46,10 @@ HALF = "float16"
 """Type of a branch whose column is float32, with equal values: neither Spark nor this Parquet has it."""
 
 STRING = "string"
+NESTED = "nested lists (more than one jagged dimension)"
+NO_VALUE = "no value in any event"
+"""Why a branch that is null everywhere is left out: it has no type."""
+
 _LIST = "list<"
 
 
@@ -91,7 +95,7 @@ class Branch:
         """Why it cannot be a feature; None if it can."""
         if _innermost(self.dtype) == STRING:
             return "strings are not numbers"
-        return "nested lists (more than one jagged dimension)" if self.dtype.startswith(_LIST) else None
+        return NESTED if self.dtype.startswith(_LIST) else None
 
     @property
     def describes(self) -> str:

@@ -123,19 +123,21 @@ def _columns(file: InputFile) -> Columns:
     return columns
 
 
-def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Fields and their types by name, those of records in records with dotted names."""
+def _leaves(fields: Iterable[pa.Field], prefix: str = "", form: str = "{}") -> Iterator[tuple[str, str]]:
+    """Fields and their types by name, those of records in records, and in lists, with dotted names."""
     for field in fields:
-        if pa.types.is_struct(field.type):
-            yield from _leaves(field.type, f"{prefix}{field.name}.")
+        kind, own = field.type, form
+        while _is_list(kind):
+            kind, own = kind.value_type, own.format("list<{}>")
+        if pa.types.is_struct(kind):
+            yield from _leaves(kind, f"{prefix}{field.name}.", own)
         else:
-            yield prefix + field.name, _kind(field.type)
+            yield prefix + field.name, own.format(kind)
 
 
-def _kind(kind: pa.DataType) -> str:
-    """A type by name; who wrote a list, and how it names its elements, makes no difference."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return f"list<{_kind(kind.value_type)}>" if is_list else str(kind)
+def _is_list(kind: pa.DataType) -> bool:
+    """Whether it is a list; who wrote it, and how it names its elements, makes no difference."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _refuse_planted(path: str, safe: set[str]) -> None:

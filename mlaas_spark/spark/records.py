@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pyspark.sql import types as T  # noqa: N812
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
-from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema, Omitted, column_name
+from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.damage import located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
@@ -56,7 +56,8 @@ _KEPT = (
 _LIST = r"^\s*\[([-+0-9.eE,\s]|NaN|Infinity)*\]\s*$"
 _NOT_FINITE_TOO = r"(?i)^\s*[-+]?(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|nan|inf|infinity)\s*$"
 
-_NUMBERS: dict[type[T.DataType], str] = {
+
+_TYPES: dict[type[T.DataType], str] = {
     T.BooleanType: "bool",
     T.ByteType: "int8",
     T.ShortType: "int16",
@@ -64,6 +65,7 @@ _NUMBERS: dict[type[T.DataType], str] = {
     T.LongType: "int64",
     T.FloatType: "float32",
     T.DoubleType: "float64",
+    T.StringType: STRING,
 }
 
 
@@ -227,7 +229,7 @@ def _wider(kinds: Sequence[T.DataType]) -> T.DataType:
 
 def _placed(frame: DataFrame) -> DataFrame:
     return frame.select(
-        *[F.col(f"`{name}`") for name in frame.columns],
+        *[F.col(_quoted(name)) for name in frame.columns],
         F.col("_metadata.file_path").alias(PATH),
         F.col("_metadata.file_block_start").alias(BLOCK),
     )
@@ -242,42 +244,56 @@ def _flattened(frame: DataFrame, kind_of_file: Format, nanoseconds: frozenset[st
     """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
     branches: list[Branch] = []
     omitted: list[Omitted] = []
-    expressions: dict[str, Any] = {}
-    texts: list[tuple[str, Any]] = []
-    for source, kind, column in _leaves(frame):
-        jagged = isinstance(kind, T.ArrayType)
-        value = kind.elementType if isinstance(kind, T.ArrayType) else kind
-        if isinstance(kind, T.StringType):
-            texts.append((source, column))
-        elif (found := _number(value, nanoseconds=source in nanoseconds)) is None:
-            omitted.append(Omitted(source, _why_not(kind)))
+    expressions: dict[str, Column] = {}
+    leaves = list(_leaves(frame))
+    in_text = _numbers_in_text(frame, kind_of_file, leaves)
+    for source, kind, column in leaves:
+        found = in_text.get(source) or _value(kind, nanoseconds=source in nanoseconds)
+        if isinstance(found, str):
+            omitted.append(Omitted(source, found))
         else:
-            dtype, convert = found
-            branches.append(Branch(column_name(source), source, dtype, jagged))
-            expressions[source] = (
-                F.transform(column, convert) if jagged and convert is not _as_it_is else convert(column)
-            )
-    for source, column, jagged in _numbers_in_text(frame, kind_of_file, texts, omitted):
-        branches.append(Branch(column_name(source), source, "float64", jagged))
-        expressions[source] = column
+            branches.append(Branch(column_name(source), source, found.dtype, found.jagged))
+            expressions[source] = found.convert(column)
     schema = EventSchema.of(branches, omitted)
     columns = [expressions[branch.source].alias(branch.name) for branch in schema.branches]
     return frame.select(*columns, PATH, BLOCK), schema
 
 
-def _number(kind: T.DataType, *, nanoseconds: bool) -> tuple[str, Callable[[Column], Column]] | None:
-    """The type of a branch of such values and the number that a value becomes; None if it becomes none.
+class _Value(NamedTuple):
+    """What a branch has in an event, as :class:`Branch` says it, and how Spark's value becomes that."""
+
+    dtype: str
+    convert: Callable[[Column], Column]
+    jagged: bool = False
+
+
+def _value(kind: T.DataType, *, nanoseconds: bool) -> _Value | str:
+    """The value that a branch has for Spark's of this type, or the reason why it has none.
 
     Times are seconds since the epoch, dates their midnight, in the time zone of the session (ours has UTC).
     """
-    if nanoseconds and isinstance(kind, T.LongType):
-        return "float64", lambda value: F.call_function("div", value, F.lit(1000)) / F.lit(1e6)  # as microseconds
+    if isinstance(kind, T.ArrayType):
+        return _list_of(kind.elementType, nanoseconds=nanoseconds)
+    if isinstance(kind, T.NullType):
+        return NO_VALUE
+    if nanoseconds and isinstance(kind, T.LongType):  # as microseconds
+        return _Value("float64", lambda value: F.call_function("div", value, F.lit(1000)) / F.lit(1e6))
     if isinstance(kind, T.DateType | T.TimestampType | T.TimestampNTZType):
-        return "float64", lambda value: value.cast("timestamp").cast("double")
+        return _Value("float64", lambda value: value.cast("timestamp").cast("double"))
     if isinstance(kind, T.DecimalType) and _decimal_type(kind) == "float64":
-        return "float64", lambda value: value.cast("double")
-    dtype = _decimal_type(kind) if isinstance(kind, T.DecimalType) else _NUMBERS.get(type(kind))
-    return None if dtype is None else (dtype, _as_it_is)
+        return _Value("float64", lambda value: value.cast("double"))
+    scalar = _decimal_type(kind) if isinstance(kind, T.DecimalType) else _TYPES.get(type(kind))
+    return f"values of type {kind.simpleString()}" if scalar is None else _Value(scalar, _as_it_is)
+
+
+def _list_of(kind: T.DataType, *, nanoseconds: bool) -> _Value | str:
+    inner = _value(kind, nanoseconds=nanoseconds)
+    if isinstance(inner, str):
+        nested = isinstance(kind, T.ArrayType)
+        return NESTED if nested else f"lists of {inner}"
+    dtype, convert = f"list<{inner.dtype}>" if inner.jagged else inner.dtype, inner.convert
+    each = convert if convert is _as_it_is else lambda values: F.transform(values, convert)
+    return _Value(dtype, each, jagged=True)
 
 
 def _as_it_is(value: Column) -> Column:
@@ -289,49 +305,62 @@ def _decimal_type(kind: T.DecimalType) -> str:
     return "uint64" if (kind.precision, kind.scale) == (20, 0) else "float64"
 
 
-def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Any]]:
-    def walk(name: str, kind: T.DataType, column: Any) -> Iterator[tuple[str, T.DataType, Any]]:
-        if isinstance(kind, T.StructType):
-            for field in kind.fields:
-                yield from walk(f"{name}.{field.name}", field.dataType, column.getField(field.name))
-        else:
+def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Column]]:
+    """Name, type and expression of each value: of records in records, and of lists of records, the values in them."""
+
+    def walk(name: str, kind: T.DataType, column: Column) -> Iterator[tuple[str, T.DataType, Column]]:
+        record = kind.elementType if isinstance(kind, T.ArrayType) else kind
+        if not isinstance(record, T.StructType):
             yield name, kind, column
+            return
+        for field in record.fields:
+            inner = T.ArrayType(field.dataType) if isinstance(kind, T.ArrayType) else field.dataType
+            yield from walk(f"{name}.{field.name}", inner, column.getField(field.name))
 
     for field in frame.schema.fields:
         if field.name not in {PATH, BLOCK}:
-            yield from walk(field.name, field.dataType, F.col(f"`{field.name}`"))
+            yield from walk(field.name, field.dataType, F.col(_quoted(field.name)))
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.replace('`', '``')}`"
 
 
 def _numbers_in_text(
-    frame: DataFrame, kind_of_file: Format, texts: list[tuple[str, Any]], omitted: list[Omitted]
-) -> Iterator[tuple[str, Any, bool]]:
-    """Text columns whose every value is a number, or a JSON list of numbers, and whether it is the list.
+    frame: DataFrame, kind_of_file: Format, leaves: Sequence[tuple[str, T.DataType, Column]]
+) -> dict[str, _Value | str]:
+    """Of text columns those whose every value is a number, or a JSON list of numbers, and those that have no value.
 
     It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling; in the other
-    formats a text that looks like a number is meant as a text.
+    formats a text that looks like a number is meant as a text. A JSON column of nulls, or of empty lists, has no type
+    and comes as text too.
     """
-    if not texts:
-        return
-    tests = [
-        F.min(column.rlike(pattern).cast("int")).alias(f"{kind}{number}")
-        for number, (_, column) in enumerate(texts)
-        for kind, pattern in (("list", _LIST), ("flat", _NOT_FINITE_TOO))
-    ]
-    answers = frame.agg(*tests).first()
-    for number, (source, column) in enumerate(texts):
-        if answers is not None and answers[f"list{number}"] == 1:
-            yield source, F.from_json(column, "array<double>", {"mode": "FAILFAST"}), True
-        elif answers is not None and kind_of_file is Format.CSV and answers[f"flat{number}"] == 1:
-            yield source, column.cast("double"), False
-        else:
-            empty = answers is not None and answers[f"list{number}"] is None
-            omitted.append(Omitted(source, "no value in any event" if empty else "strings are not numbers"))
+    tests: list[Column] = []
+    for number, (_, kind, column) in enumerate(leaves):
+        if isinstance(kind, T.StringType):
+            tests.append(F.min(column.rlike(_LIST).cast("int")).alias(f"list{number}"))
+            tests.append(F.min(column.rlike(_NOT_FINITE_TOO).cast("int")).alias(f"flat{number}"))
+            tests.append(F.count(column).alias(f"values{number}"))
+        elif _is_text(kind):
+            tests.append(F.count(F.when(F.size(column) > 0, 1)).alias(f"values{number}"))
+    answers = frame.agg(*tests).first() if tests else None
+    if answers is None:
+        return {}
+    told = answers.asDict()
+    found: dict[str, _Value | str] = {}
+    for number, (source, *_) in enumerate(leaves):
+        if told.get(f"values{number}") == 0:
+            found[source] = NO_VALUE
+        elif told.get(f"list{number}") == 1:
+            found[source] = _Value("float64", _list_in_text, jagged=True)
+        elif told.get(f"flat{number}") == 1 and kind_of_file is Format.CSV:
+            found[source] = _Value("float64", lambda text: text.cast("double"))
+    return found
 
 
-def _why_not(kind: T.DataType) -> str:
-    if isinstance(kind, T.ArrayType):
-        inner = kind.elementType
-        if isinstance(inner, T.ArrayType):
-            return "nested lists (more than one jagged dimension)"
-        return "strings are not numbers" if isinstance(inner, T.StringType) else f"lists of {inner.simpleString()}"
-    return f"values of type {kind.simpleString()}"
+def _list_in_text(text: Column) -> Column:
+    return F.from_json(text, "array<double>", {"mode": "FAILFAST"})
+
+
+def _is_text(kind: T.DataType) -> bool:
+    return _is_text(kind.elementType) if isinstance(kind, T.ArrayType) else isinstance(kind, T.StringType)

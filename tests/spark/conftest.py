@@ -211,7 +211,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="session")
 def opened(spark: SparkSession) -> Callable[..., Events]:
-    """``opened(paths, events_per_task=250, labels=None, preproc=None, on=None, **input)``: the events of files.
+    """``opened(paths, events_per_task=250, **input)``: the events of files; see ``run`` for more.
 
     With ``labels`` each file is a group of its own.
     """
@@ -224,6 +224,7 @@ def opened(spark: SparkSession) -> Callable[..., Events]:
         weights: Sequence[float] | None = None,
         preproc: Path | None = None,
         on: SparkSession | None = None,
+        text: bool = False,
         **settings: Any,
     ) -> Events:
         if labels is None:
@@ -236,7 +237,7 @@ def opened(spark: SparkSession) -> Callable[..., Events]:
         config = InputConfig(**settings)
         code = UserFile.read(preproc, ConfigError) if preproc else None
         expressions = [Expression.parse(config.label)] if config.label else []
-        return open_events(on or spark, fileset(config), config, events_per_task, expressions, code)
+        return open_events(on or spark, fileset(config), config, events_per_task, expressions, code, text=text)
 
     return run
 

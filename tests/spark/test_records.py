@@ -209,6 +209,72 @@ def test_column_without_any_value_is_listed_as_such(
     assert [(item.name, item.reason) for item in schema.omitted] == [("n", "no value in any event")]
 
 
+# --- lists of records, text -------------------------------------------------------------------------------------------
+
+JETS: list[dict[str, Any]] = [
+    {
+        "jets": [
+            {"pt": 1.5, "p4": {"eta": 0.5}, "tag": "b", "hits": [{"e": 1.0}], "id": 3},
+            {"pt": None, "p4": None, "tag": None, "hits": [], "id": 4},
+        ]
+    },
+    {"jets": []},
+    {"jets": None},
+    {"jets": [None, {"pt": 4.5, "p4": {"eta": -1.0}, "tag": "c", "hits": None, "id": 5}]},
+]
+
+
+def jets_as_json(path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in JETS))
+
+
+def jets_as_parquet(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(JETS), path)
+
+
+@pytest.mark.parametrize("writer", [jets_as_json, jets_as_parquet])
+def test_lists_of_records_become_a_jagged_branch_for_each_of_their_values(
+    opened: Callable[..., Events],
+    tmp_path: Path,
+    collected: Callable[[DataFrame], list[Event]],
+    writer: Callable[[Path], None],
+) -> None:
+    path = tmp_path / f"jets.{writer.__name__.removeprefix('jets_as_')}"
+    writer(path)
+    events = opened([str(path)])
+    assert {b.name: (b.source, b.describes) for b in events.plan.schema.branches} == {
+        "jets_id": ("jets.id", "list<int64>"),
+        "jets_p4_eta": ("jets.p4.eta", "list<float64>"),
+        "jets_pt": ("jets.pt", "list<float64>"),
+    }
+    assert {item.name: item.reason for item in events.plan.schema.omitted} == {
+        "jets.hits": "nested lists (more than one jagged dimension)",
+        "jets.tag": "strings are not numbers",
+    }
+    rows = collected(events.dataframe())
+    assert column(rows, "jets_pt") == [[1.5, None], [], None, [None, 4.5]]
+    assert column(rows, "jets_p4_eta") == [[0.5, None], [], None, [None, -1.0]]
+    assert column(rows, "jets_id") == [[3, 4], [], None, [None, 5]]
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_text_and_nested_lists_are_data_where_no_features_are_asked_for(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]], suffix: str
+) -> None:
+    path = tmp_path / f"text.{suffix}"
+    content: list[dict[str, Any]] = [
+        {"s": "a", "l": ["b"], "deep": [[1], [2, 3]], "x": 1},
+        {"s": None, "l": [], "deep": None, "x": 2},
+    ]
+    if suffix == "json":
+        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    else:
+        pq.write_table(pa.Table.from_pylist(content), path)
+    assert opened([str(path)]).plan.schema.names == ("x",)
+    rows = collected(opened([str(path)], text=True).dataframe())
+    assert [{name: row[name] for name in content[0]} for row in rows] == content
+
+
 # --- several files ----------------------------------------------------------------------------------------------------
 
 
