@@ -299,8 +299,9 @@ def _differs(
     """Where a branch is not as in ``path``, if anywhere."""
     for other_path, schema in schemas:
         if name not in schema:
-            if lacking:
-                return f"is in {path} but not in {other_path}"
+            why = next((item.reason for item in schema.omitted if item.name == branch.source), "")
+            if lacking or (why and why != NO_VALUE):
+                return f"is in {path} but not in {other_path}{f' ({why})' if why else ''}"
         elif (other := schema[name]).arrow_type != branch.arrow_type:
             return f"is {branch.describes} in {path} but {other.describes} in {other_path}"
     return None

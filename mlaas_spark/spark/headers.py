@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
+import json
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import fsspec
 import pyarrow as pa
@@ -16,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mlaas_spark import manifest, storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ChunkError, SpecsError, UnreadableInputError, reason
+from mlaas_spark.errors import ChunkError, UnreadableInputError, reason
 from mlaas_spark.spark.session import on_executor, partitions, received
 
 if TYPE_CHECKING:
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
     from mlaas_spark.fileset import InputFile
 
 Columns: TypeAlias = tuple[tuple[str, str], ...]
-"""Name and type of each column, where the file says them: sorted in Parquet, in the file's order in CSV."""
+"""Name and type of each column: in the file's order in CSV, which has no types, else sorted; of JSON those of its first
+records, named as in :class:`mlaas_spark.schema.Branch`."""
 
+_FIRST_LINES = 32  # of JSON that are looked at
 _SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 _PLANTED = "_common_metadata"
 
@@ -38,7 +43,7 @@ class Header(NamedTuple):
 
     Attributes:
         uuid: 32 hexadecimal digits over size, first and last mebibyte.
-        columns: Its columns; empty for JSON.
+        columns: Its columns, those of records in records with dotted names.
     """
 
     uuid: str
@@ -50,8 +55,6 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header
 
     Raises:
         UnreadableInputError: A file is missing, empty, not of its format, or lies beside what petastorm would unpickle.
-        FilesetError: Two files are the same.
-        SpecsError: Two files have not the same columns.
     """
     for file in files:
         if file.path.rpartition("/")[2].startswith(("_", ".")):
@@ -76,8 +79,6 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header
     with received():
         parts = spread.mapPartitions(whole).collect()
     found = [header for part in parts for header in _resolved(part)]
-    for path, header in found:
-        _refuse_other_columns(*found[0], path, header.columns)
     return [header for _, header in found]
 
 
@@ -104,9 +105,10 @@ def _fingerprint(path: str) -> str:
 
 
 def _columns(file: InputFile) -> Columns:
-    if file.format is Format.JSON:
-        return ()
     try:
+        if file.format is Format.JSON:
+            with fsspec.open(file.path, "rb", compression="infer") as stream:
+                return tuple(sorted(_first_values(itertools.islice(stream, _FIRST_LINES)).items()))
         if file.format is Format.CSV:
             text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
             with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
@@ -121,6 +123,31 @@ def _columns(file: InputFile) -> Columns:
             why = f"branch {name!r} is a time of the day ({kind}), which Spark cannot read: write the file without it"
             raise UnreadableInputError(file.path, why)
     return columns
+
+
+def _first_values(lines: Iterable[bytes]) -> dict[str, str]:
+    """Names of the values in lines of JSON, and the type of each, "" while it is null; broken lines are told later."""
+    found: dict[str, str] = {}
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            for one in record if isinstance(record, list) else [record]:
+                if isinstance(one, dict):
+                    for name, kind in _values(one):
+                        found[name] = found.get(name) or kind
+    return found
+
+
+def _values(record: dict[str, Any], prefix: str = "", form: str = "{}") -> Iterator[tuple[str, str]]:
+    for name, given in record.items():
+        value, own = given, form
+        while isinstance(value, list):
+            value, own = next((item for item in value if item not in (None, [])), None), own.format("list<{}>")
+        if isinstance(value, dict):
+            yield from _values(value, f"{prefix}{name}.", own)
+        else:
+            kind = "string" if isinstance(value, str) else "float64"
+            yield prefix + name, "" if value is None else own.format(kind)
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "", form: str = "{}") -> Iterator[tuple[str, str]]:
@@ -176,20 +203,3 @@ def _is_ours(path: str) -> bool:
         if path in {storage.join(place, file.path) for file in listed}:
             return True
     return False
-
-
-def _refuse_other_columns(first_path: str, first: Header, path: str, columns: Columns) -> None:
-    if first.columns == columns:
-        return
-    one, other = dict(first.columns), dict(columns)
-    for name in sorted(one.keys() ^ other.keys()):
-        has, lacks = (first_path, path) if name in one else (path, first_path)
-        msg = f"branch {name!r} is in {has} but not in {lacks}: files that are read together have the same branches"
-        raise SpecsError(msg)
-    for name, kind in first.columns:
-        if kind != other[name]:
-            msg = f"branch {name!r} is {kind} in {first_path} but {other[name]} in {path}"
-            raise SpecsError(msg)
-    if len({name.lower() for name in one}) < len(columns):  # Spark gives them names by their places
-        msg = f"the columns of {first_path} and {path} are in another order, and two of them have one name: rename one"
-        raise SpecsError(msg)

@@ -61,7 +61,7 @@ class Events:
         spark: The session.
         plan: Files, ranges, and the schema of the branches that are read.
         selection: Events that fail it are dropped; None keeps all.
-        frame: For Parquet, JSON and CSV, Spark's DataFrame of the input; None for ROOT.
+        frame: For Parquet, JSON and CSV, Spark's rows of the input; None for ROOT.
         patience: With the servers of ROOT files.
     """
 
@@ -86,7 +86,9 @@ class Events:
             with on_executor():
                 yield from function(_selected(_with_derived(source(iter(rows)), wanted), selection))
 
-        rows = numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.frame
+        rows = (
+            numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.rows(stored.schema.names)
+        )
         return rows.mapInArrow(run, schema)
 
     def dataframe(self) -> DataFrame:
@@ -180,8 +182,7 @@ def open_events(
         planned, schemas = _open_root(spark, files, events_per_task, config.patience, allow_copies=config.allow_copies)
         frame = None
     else:
-        frame, planned, of_all = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
-        schemas = [(files[0].path, of_all)]
+        frame, planned, schemas = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
     if not text:
         schemas = [(path, of_file.features()) for path, of_file in schemas]
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"

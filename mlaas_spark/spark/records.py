@@ -7,8 +7,9 @@ range, blocks are counted once, and rows of a block come in order.
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
-from functools import reduce
+import itertools
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from mlaas_spark.spark.session import literal, local, received, unschemed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pyspark.sql import Column, DataFrameReader, SparkSession
+    from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.usercode import UserFile
@@ -53,6 +54,8 @@ _KEPT = (
 )
 """Settings of the user's session that hold for reading."""
 
+_ENTRIES = "__entries"
+_LIST_OF = "list<"
 _LIST = r"^\s*\[([-+0-9.eE,\s]|NaN|Infinity)*\]\s*$"
 _NOT_FINITE_TOO = r"(?i)^\s*[-+]?(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|nan|inf|infinity)\s*$"
 
@@ -69,29 +72,49 @@ _TYPES: dict[type[T.DataType], str] = {
 }
 
 
-@dataclass(frozen=True)
-class Records:
-    """Rows of the input as Spark reads them: a column for each branch, and each row's file and block.
+class Part(NamedTuple):
+    """Rows of files that are read with the same columns.
 
     Attributes:
-        frame: The DataFrame.
+        files: Their indices.
+        frame: The rows: a column for each branch, and each row's file and block.
+        schema: Its branches.
+    """
+
+    files: tuple[int, ...]
+    frame: DataFrame
+    schema: EventSchema
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of the input as Spark reads them.
+
+    Attributes:
+        parts: The rows, in parts of unlike columns.
         paths: Index of the file of each path, as Spark spells it.
         blocks: First entry of each (path, block).
     """
 
-    frame: DataFrame
+    parts: tuple[Part, ...]
     paths: dict[str, int]
     blocks: dict[tuple[str, int], int]
+
+    def rows(self, names: Sequence[str]) -> DataFrame:
+        """The named branches of all rows, as :func:`_rows` gives them."""
+        return _rows(self.parts, names)
 
 
 def open_records(
     spark: SparkSession, files: Sequence[InputFile], preproc: UserFile | None, *, allow_copies: bool = False
-) -> tuple[Records, list[PlannedFile], EventSchema]:
-    """Infer the schema, count the entries of each block, identify the files.
+) -> tuple[Records, list[PlannedFile], list[tuple[str, EventSchema]]]:
+    """Infer the schemas, count the entries of each block, identify the files.
+
+    Returns:
+        The rows; the files; each schema that a file has, with the first such file.
 
     Raises:
         UnreadableInputError: A file is empty or not of its format.
-        SpecsError: The files have not the same columns.
         ConfigError: ``preproc`` for a format without records.
         FilesetError: Two files have the same content, and copies are not allowed.
     """
@@ -100,46 +123,138 @@ def open_records(
         msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
     headers = read_headers(spark, files)
-    named = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
-    copies = copy_numbers(named, allowed=allow_copies)
+    contents = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
+    copies = copy_numbers(contents, allowed=allow_copies)
     spark = _with_fixed_blocks(spark)
     names = ", ".join(file.path for file in files[:3])
     with received(names), located(spark, files):
         if kind is Format.JSON:
             refuse_lost_records(spark, files)
+        parts = _parts(spark, files, headers, preproc)
+        columns = [header.columns if preproc is None else _untyped(header.columns) for header in headers]
+        unsaid = _unsaid(parts, columns)
+        values = [F.count(str(place)).alias(str(place)) for place in range(len(unsaid))]
+        counts = _rows(parts, unsaid).groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias(_ENTRIES), *values).collect()
+    index_of = {unschemed(file.path): index for index, file in enumerate(files)}
+    paths = {row[PATH]: index_of[local(row[PATH])] for row in counts}
+    of_files: list[list[Row]] = [[] for _ in files]
+    for row in sorted(counts, key=lambda row: row[BLOCK]):
+        of_files[paths[row[PATH]]].append(row)
+    empty = [
+        frozenset(name for place, name in enumerate(unsaid) if blocks and not any(row[str(place)] for row in blocks))
+        for blocks in of_files
+    ]
+    schemas = _schemas(parts, columns, empty)
+    every = {name for schema in schemas for name in schema.names}
+    planned = []
+    starts: dict[tuple[str, int], int] = {}
+    for file, header, schema, blocks, copy in zip(files, headers, schemas, of_files, copies, strict=True):
+        edges = [0]
+        for row in blocks:
+            starts[row[PATH], row[BLOCK]] = edges[-1]
+            edges.append(edges[-1] + row[_ENTRIES])
+        lacks = tuple(sorted(every - {*schema.names}))
+        rest = (file.label, file.weight, file.group, tuple(edges))
+        planned.append(PlannedFile(file.path, kind, "", header.uuid, edges[-1], *rest, (), lacks, len(blocks), copy))
+    first: dict[EventSchema, str] = {}
+    for file, schema in zip(files, schemas, strict=True):
+        first.setdefault(schema, file.path)
+    return Records(tuple(parts), paths, starts), planned, [(path, schema) for schema, path in first.items()]
+
+
+def _rows(parts: Sequence[Part], names: Sequence[str]) -> DataFrame:
+    """The named branches of all rows, null where a part lacks one, and each row's file and block.
+
+    Columns are named by their place: a branch may have a name that is none for Spark.
+    """
+    kinds = {field.name: field.dataType for part in parts for field in part.frame.schema.fields}
+    frames = []
+    for part in parts:
+        has = {*part.schema.names}
+        values = (F.col(_quoted(name)) if name in has else F.lit(None).cast(kinds[name]) for name in names)
+        columns = [value.alias(str(place)) for place, value in enumerate(values)]
+        frames.append(part.frame.select(*columns, PATH, BLOCK))
+    return reduce(DataFrame.union, frames)
+
+
+# --- which file has which branch --------------------------------------------------------------------------------------
+
+
+def _untyped(columns: Columns) -> Columns:
+    """The names alone: the user's function may give the values another type."""
+    return tuple((name, "") for name, _ in columns)
+
+
+def _unsaid(parts: Sequence[Part], columns: Sequence[Columns]) -> list[str]:
+    """Branches that are not among the columns of some file: whether it has them, its values tell.
+
+    JSON has no header, and the user's function may add columns.
+    """
+    if len(columns) == 1:
+        return []
+    found: set[str] = set()
+    for part in parts:
+        for of_file in {columns[index] for index in part.files}:
+            said = {name for name, _ in of_file}
+            found |= {branch.name for branch in part.schema.branches if branch.source not in said}
+    return sorted(found)
+
+
+def _schemas(parts: Sequence[Part], columns: Sequence[Columns], empty: Sequence[frozenset[str]]) -> list[EventSchema]:
+    """The schema of each file: without the branches that it neither names nor has a value of.
+
+    Of JSON that is a number in one file and a text in another Spark makes text; each file gets its own type back.
+    """
+    made: dict[tuple[int, Columns, frozenset[str]], EventSchema] = {}
+    schemas: dict[int, EventSchema] = {}
+    for number, part in enumerate(parts):
+        said = {of_file: dict(of_file) for of_file in {columns[index] for index in part.files}}
+        texts = [branch.source for branch in part.schema.branches if STRING in branch.dtype]
+        disputed = {source for source in texts if len({kinds.get(source) for kinds in said.values()} - {None, ""}) > 1}
+        for index in part.files:
+            key = number, columns[index], empty[index]
+            if key not in made:
+                kinds = said[columns[index]]
+                branches = (
+                    _retyped(branch, kinds[branch.source]) if branch.source in disputed & kinds.keys() else branch
+                    for branch in part.schema.branches
+                    if branch.source in kinds or branch.name not in empty[index]
+                )
+                made[key] = EventSchema(tuple(branches), part.schema.omitted)
+            schemas[index] = made[key]
+    return [schemas[index] for index in range(len(columns))]
+
+
+def _retyped(branch: Branch, kind: str) -> Branch:
+    """The branch with a type as a JSON file's first records have it; as it is if they say nothing."""
+    jagged = kind.startswith(_LIST_OF)
+    dtype = kind.removeprefix(_LIST_OF).removesuffix(">") if jagged else kind
+    return replace(branch, dtype=dtype, jagged=jagged) if kind else branch
+
+
+# --- Spark's readers --------------------------------------------------------------------------------------------------
+
+
+def _parts(
+    spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header], preproc: UserFile | None
+) -> list[Part]:
+    """Parquet files of equal columns together; JSON and CSV, whose types are those of all their values, in one part."""
+    kind = files[0].format
+    if kind is not Format.PARQUET:
         raw = _read(spark, files, headers)
         if preproc is not None:
             raw = preprocessed(spark, raw, preproc)
-        frame, schema = _flattened(raw, kind, _nanoseconds(headers[0]))
-        counts = frame.groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias("entries")).collect()
-    index_of = {unschemed(file.path): index for index, file in enumerate(files)}
-    paths = {row[PATH]: index_of[local(row[PATH])] for row in counts}
-    per_file: dict[int, list[tuple[int, str, int]]] = {index: [] for index in range(len(files))}
-    for row in counts:
-        per_file[paths[row[PATH]]].append((row[BLOCK], row[PATH], row["entries"]))
-    blocks: dict[tuple[str, int], int] = {}
-    planned = []
-    for index, file in enumerate(files):
-        edges = [0]
-        for block, path, entries in sorted(per_file[index]):
-            blocks[path, block] = edges[-1]
-            edges.append(edges[-1] + entries)
-        planned.append(
-            PlannedFile(
-                file.path,
-                kind,
-                "",
-                headers[index].uuid,
-                edges[-1],
-                file.label,
-                file.weight,
-                file.group,
-                tuple(edges),
-                clusters=len(edges) - 1,
-                copy=copies[index],
-            )
+        return [Part(tuple(range(len(files))), *_flattened(raw, kind, ()))]
+    groups: dict[Columns, list[int]] = {}
+    for index, header in enumerate(headers):
+        groups.setdefault(header.columns, []).append(index)
+    return [
+        Part(
+            tuple(group),
+            *_flattened(_read(spark, [files[i] for i in group], headers), kind, columns),
         )
-    return Records(frame, paths, blocks), planned, schema
+        for columns, group in groups.items()
+    ]
 
 
 def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
@@ -151,6 +266,7 @@ def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
     for key in _KEPT:
         if (value := spark.conf.get(key)) is not None:
             fixed.conf.set(key, value)
+    fixed.conf.set("spark.sql.caseSensitive", "true")  # as names are in the files
     fixed.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it refuses what pandas writes
     fixed.conf.set("spark.sql.files.minPartitionNum", str(spark.sparkContext.defaultParallelism))
     return fixed
@@ -184,9 +300,9 @@ def ranges_of(
 
 def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, path: str) -> pa.RecordBatch:
     columns = []
-    for branch in schema.branches:
+    for place, branch in enumerate(schema.branches):
         try:
-            columns.append(rows.column(branch.name).cast(branch.arrow_type))
+            columns.append(rows.column(place).cast(branch.arrow_type))
         except pa.ArrowInvalid as error:
             why = f"branch {branch.name!r} has a value that is no {branch.describes} ({reason(error)})"
             raise UnreadableInputError(local(path), why, None, (first, first + rows.num_rows)) from error
@@ -209,13 +325,16 @@ def _read(spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Hea
 
 
 def _read_csv(reader: DataFrameReader, groups: list[list[str]]) -> DataFrame:
-    """CSV files, which Spark reads by position: each group has its columns in an order of its own."""
+    """CSV files, which Spark reads by position: each group has columns, in an order, of its own."""
     frames = [reader.csv(paths) for paths in groups]
     if len(frames) > 1:
-        types = {name: _wider([frame.schema[name].dataType for frame in frames]) for name in frames[0].columns}
+        kinds: dict[str, list[T.DataType]] = {}
+        for field in itertools.chain.from_iterable(frame.schema.fields for frame in frames):
+            kinds.setdefault(field.name, []).append(field.dataType)
+        types = {name: _wider(of_name) for name, of_name in kinds.items()}
         schemas = [T.StructType([T.StructField(name, types[name]) for name in frame.columns]) for frame in frames]
         frames = [reader.schema(schema).csv(paths) for schema, paths in zip(schemas, groups, strict=True)]
-    return reduce(DataFrame.unionByName, map(_placed, frames))
+    return reduce(partial(DataFrame.unionByName, allowMissingColumns=True), map(_placed, frames))
 
 
 def _wider(kinds: Sequence[T.DataType]) -> T.DataType:
@@ -235,20 +354,23 @@ def _placed(frame: DataFrame) -> DataFrame:
     )
 
 
-def _nanoseconds(header: Header) -> frozenset[str]:
-    """Parquet columns of times in nanoseconds, which Spark cannot read as times and gives as integers."""
-    return frozenset(name for name, kind in header.columns if kind.removeprefix("list<").startswith("timestamp[ns"))
+def _flattened(frame: DataFrame, kind_of_file: Format, said: Columns) -> tuple[DataFrame, EventSchema]:
+    """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason.
 
-
-def _flattened(frame: DataFrame, kind_of_file: Format, nanoseconds: frozenset[str]) -> tuple[DataFrame, EventSchema]:
-    """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
+    ``said`` are the columns as Parquet files have them: Spark cannot read times in nanoseconds as times and gives them
+    as integers, and nulls that have no type too.
+    """
     branches: list[Branch] = []
     omitted: list[Omitted] = []
     expressions: dict[str, Column] = {}
     leaves = list(_leaves(frame))
     in_text = _numbers_in_text(frame, kind_of_file, leaves)
+    stored = {name: of_name.replace(_LIST_OF, "") for name, of_name in said}
     for source, kind, column in leaves:
-        found = in_text.get(source) or _value(kind, nanoseconds=source in nanoseconds)
+        value = stored.get(source, "")
+        found = in_text.get(source) or _value(
+            T.NullType() if value.startswith("null") else kind, nanoseconds=value.startswith("timestamp[ns")
+        )
         if isinstance(found, str):
             omitted.append(Omitted(source, found))
         else:

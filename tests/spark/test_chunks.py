@@ -365,7 +365,7 @@ def test_range_that_comes_in_several_batches_is_taken_whole(
     for rows_a_batch in ("37", "10000"):
         events = opened(sample.paths("parquet"), labels=LABELS, selection="nJet > 0")
         assert events.frame is not None
-        events.frame.frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_a_batch)
+        events.frame.parts[0].frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_a_batch)
         folder = tmp_path / rows_a_batch
         made[rows_a_batch] = rows_of(folder, build(events, request_of(size=150), str(folder)))
     kept = [place for place, event in sample.events.items() if event["nJet"] > 0]

@@ -696,43 +696,6 @@ def test_no_entry_in_any_file_is_an_error(opened: Callable[..., Events], tmp_pat
     one_line(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("one", "two", "message"),
-    [
-        ("x,y\n1,2\n", "x\n3\n", "'y' is in .*one.csv but not in .*two.csv"),
-        ("x,x\n1,2\n", "x,X\n4,3\n", "'X' is in .*two.csv but not in .*one.csv"),
-        ("x,y,x\n1,2,3\n", "y,x,x\n4,3,3\n", "another order, and two of them have one name"),
-    ],
-)
-def test_csv_files_of_other_columns_are_refused_by_name(
-    opened: Callable[..., Events], tmp_path: Path, one: str, two: str, message: str
-) -> None:
-    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
-    for path, text in zip(paths, (one, two), strict=True):
-        path.write_text(text)
-    with pytest.raises(SpecsError, match=message) as caught:
-        opened([str(path) for path in paths])
-    assert all(str(path) in one_line(caught.value) for path in paths)
-
-
-@pytest.mark.parametrize(
-    ("two", "message"),
-    [
-        ({"x": [3]}, "'y' is in .*one.parquet but not in .*two.parquet"),
-        ({"x": [3], "y": [4.5]}, "'y' is list<double> in .*one.parquet but double in .*two.parquet"),
-    ],
-)
-def test_parquet_files_of_other_columns_are_refused_by_name(
-    opened: Callable[..., Events], tmp_path: Path, two: dict[str, list[Any]], message: str
-) -> None:
-    paths = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
-    pq.write_table(pa.table({"x": [1], "y": [[2.5]]}), paths[0])
-    pq.write_table(pa.table(two), paths[1])
-    with pytest.raises(SpecsError, match=message) as caught:
-        opened([str(path) for path in paths])
-    assert all(str(path) in one_line(caught.value) for path in paths)
-
-
 def test_parquet_files_of_spark_and_of_pyarrow_fit_together(
     spark: SparkSession, opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
 ) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 import math
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.errors import SpecsError, UnreadableInputError
 from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.schema import EventSchema
@@ -20,7 +23,6 @@ from mlaas_spark.spark import specs as spark_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pyspark.sql import DataFrame, SparkSession
 
@@ -296,6 +298,146 @@ def test_csv_files_with_columns_in_another_order_are_read_by_name(
     assert column(rows, "l") == [[1], [], [2], [3, 4]]
     assert column(rows, "late")[:3] == [None, None, 7]
     assert math.isnan(rows[3]["late"])
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows in the format that the path names; CSV and Parquet have a column for each key of any row."""
+    if path.suffix == ".json":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        cells = [[json.dumps(row[name]) if row.get(name) is not None else "" for name in names] for row in rows]
+        with path.open("w", newline="") as stream:
+            csv.writer(stream).writerows([names, *cells])
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> Callable[[str], list[str]]:
+    """``unlike(suffix)``: three files, the second of which lacks two branches of the others and has one more."""
+
+    def make(suffix: str) -> list[str]:
+        paths = [tmp_path / f"{number}.{suffix}" for number in range(3)]
+        for number, path in enumerate(paths):
+            rows = [{"x": 2.5, "n": 1, "v": [1.5]}, {"x": 10.5 * number, "n": 2, "v": []}]
+            write_rows(path, [{"x": 3.5, "y": 4}, {"x": 4.5, "y": None}] if number == 1 else rows)
+        return [str(path) for path in paths]
+
+    return make
+
+
+SUFFIXES = pytest.mark.parametrize("suffix", ["parquet", "json", "csv"])
+
+
+@SUFFIXES
+def test_files_of_unlike_branches_are_refused_by_default_naming_both(
+    opened: Callable[..., Events], unlike: Callable[[str], list[str]], suffix: str
+) -> None:
+    paths = unlike(suffix)
+    with pytest.raises(SpecsError, match=rf"branch 'n' is in {paths[0]} but not in {paths[1]}: leave it out with"):
+        opened(paths)
+    assert opened(paths, exclude=["n", "v", "y"]).plan.schema.names == ("x",)
+
+
+@SUFFIXES
+def test_intersect_reads_what_all_files_have_and_lists_the_rest(
+    opened: Callable[..., Events],
+    unlike: Callable[[str], list[str]],
+    collected: Callable[[DataFrame], list[Event]],
+    suffix: str,
+) -> None:
+    paths = unlike(suffix)
+    events = opened(paths, schema_policy="intersect")
+    assert {item.name: item.reason for item in events.plan.schema.omitted} == {
+        "n": f"is in {paths[0]} but not in {paths[1]}",
+        "v": f"is in {paths[0]} but not in {paths[1]}",
+        "y": f"is in {paths[1]} but not in {paths[0]}",
+    }
+    assert column(collected(events.dataframe()), "x") == [2.5, 0, 3.5, 4.5, 2.5, 21]
+
+
+@SUFFIXES
+def test_fill_reads_all_branches_and_counts_as_missing_what_a_file_lacks(
+    opened: Callable[..., Events],
+    unlike: Callable[[str], list[str]],
+    collected: Callable[[DataFrame], list[Event]],
+    suffix: str,
+) -> None:
+    events = opened(unlike(suffix), schema_policy="fill")
+    assert [file.lacks for file in events.plan.files] == [("y",), ("n", "v"), ("y",)]
+    rows = collected(events.dataframe())
+    assert column(rows, "n") == [1, 2, None, None, 1, 2]
+    assert column(rows, "v") == [[1.5], [], None, None, [1.5], []]
+    assert column(rows, "y") == [None, None, 4, None, None, None]
+    found = spark_specs.compute(events, ["n", "v", "x", "y"])[0].specs
+    assert {name: (found[name].count, found[name].nan) for name in ("n", "x", "y")} == {
+        "n": (6, 2),
+        "x": (6, 0),
+        "y": (6, 5),
+    }
+    assert found["v"].lengths == (4, 2)
+
+
+@pytest.mark.parametrize("policy", ["strict", "fill"])
+@pytest.mark.parametrize(
+    ("suffix", "one", "two", "says"),
+    [
+        ("parquet", 1.5, 2, "'a' is float64 in {} but int64 in {}: leave it out with --exclude a"),
+        ("parquet", [1.5], 2.5, "'a' is list<float64> in {} but float64 in {}: leave it out"),
+        ("parquet", 1.5, "b", "'a' is in {} but not in {} (strings are not numbers): leave it out"),
+        ("json", 1.5, "b", "'a' is in {} but not in {} (strings are not numbers): leave it out"),
+        ("json", [1], 2.5, "'a' is list<float64> in {} but float64 in {}: leave it out"),
+    ],
+)
+def test_branch_of_another_type_is_refused_naming_both_files(
+    opened: Callable[..., Events], tmp_path: Path, suffix: str, one: Any, two: Any, says: str, policy: str
+) -> None:
+    paths = [str(tmp_path / f"{name}.{suffix}") for name in ("one", "two")]
+    for path, value in zip(paths, (one, two), strict=True):
+        write_rows(Path(path), [{"a": value, "x": 1}, {"a": None, "x": 2}])
+    with pytest.raises(SpecsError, match=re.escape(says.format(*paths))) as caught:
+        opened(paths, schema_policy=policy)
+    assert "\n" not in str(caught.value)
+    events = opened(paths, schema_policy="intersect")
+    assert events.plan.schema.names == ("x",)
+    assert {item.name for item in events.plan.schema.omitted} == {"a"}
+
+
+def test_json_key_that_first_comes_late_or_is_null_is_there(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    paths = [str(tmp_path / f"{number}.json") for number in range(3)]
+    late = [{"x": x} for x in range(100)]
+    write_rows(Path(paths[0]), [*late, {"x": 100, "late": 1.5, "in": {"a": 2}}])
+    write_rows(Path(paths[1]), [{"x": 0, "late": 2.5, "in": {"a": 3}}])
+    write_rows(Path(paths[2]), [{"x": 0, "late": None, "in": {"a": None}}])
+    rows = collected(opened(paths).dataframe())
+    assert column(rows, "late")[-3:] == [1.5, 2.5, None]
+    assert column(rows, "in_a")[-3:] == [2, 3, None]
+
+
+def test_parquet_column_of_nulls_has_no_type_and_is_filled(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    write_rows(Path(paths[0]), [{"x": 1, "a": 1.5}])
+    write_rows(Path(paths[1]), [{"x": 2, "a": None}])
+    with pytest.raises(SpecsError, match=r"'a' is in .*0\.parquet but not in .*1\.parquet \(no value in any event\)"):
+        opened(paths)
+    assert column(collected(opened(paths, schema_policy="fill").dataframe()), "a") == [1.5, None]
+
+
+def test_names_that_differ_in_case_alone_are_two_branches(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    for suffix in ("parquet", "json", "csv"):
+        path = tmp_path / f"case.{suffix}"
+        write_rows(path, [{"Jet": 1, "jet": 2}])
+        (row,) = collected(opened([str(path)]).dataframe())
+        assert (row["Jet"], row["jet"]) == (1, 2), suffix
 
 
 @pytest.mark.parametrize("name", ["_a.json", ".a.json"])
