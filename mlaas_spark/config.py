@@ -93,6 +93,7 @@ class InputConfig(_Section):
     exclude: tuple[str, ...] = ()
     selection: str | None = None
     derive: dict[str, str] = Field(default_factory=dict)
+    categories: dict[str, dict[str, int | float]] = Field(default_factory=dict)
     schema_policy: SchemaPolicy = "strict"
     label: str | None = None
     identifiers: tuple[str, ...] = IDENTIFIERS
@@ -130,6 +131,27 @@ class InputConfig(_Section):
             msg = f"give NAME=EXPRESSION, not {odd[0]!r}"
             raise ValueError(msg)
         return {name.strip(): text.strip() for name, _, text in (str(text).partition("=") for text in value)}
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _texts_and_numbers(cls, value: object) -> object:
+        # YAML reads yes and no as truth values, 11 as a number
+        if not isinstance(value, dict) or not all(isinstance(of_branch, dict) for of_branch in value.values()):
+            return value
+        for branch, numbers in value.items():
+            if odd := [text for text, number in numbers.items() if isinstance(text, bool) or isinstance(number, bool)]:
+                msg = f"{branch} has {odd[0]} for a category or for its number: text such as yes, no, on needs quotes"
+                raise ValueError(msg)
+        return {name: {str(text): number for text, number in numbers.items()} for name, numbers in value.items()}
+
+    @field_validator("categories")
+    @classmethod
+    def _categories_are_finite(cls, value: dict[str, dict[str, int | float]]) -> dict[str, dict[str, int | float]]:
+        for branch, numbers in value.items():
+            if not numbers or not all(map(math.isfinite, numbers.values())):
+                msg = f"{branch} needs a finite number for each category, at least one: {{ee: 0, mumu: 1}}"
+                raise ValueError(msg)
+        return value
 
     @field_validator("derive")
     @classmethod

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mlaas_spark.errors import BranchNotFoundError, SpecsError
+from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from mlaas_spark.config import SchemaPolicy
@@ -47,6 +48,7 @@ HALF = "float16"
 
 STRING = "string"
 NESTED = "nested lists (more than one jagged dimension)"
+EXCLUDED = "excluded by --branches or --exclude"
 NO_VALUE = "no value in any event"
 """Why a branch that is null everywhere is left out: it has no type."""
 
@@ -67,12 +69,14 @@ class Branch:
         source: Its name in the file; of a derived branch ``=`` and the expression that gives it.
         dtype: Type of a value: a name of :data:`NUMERIC`, or what is data and no feature: ``string``, ``list<...>``.
         jagged: Whether an event has a list of values.
+        categories: Text in the file and the number that it is read as; () for what is read as it is.
     """
 
     name: str
     source: str
     dtype: str
     jagged: bool
+    categories: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if _innermost(self.dtype) not in {*NUMERIC, STRING}:
@@ -84,6 +88,11 @@ class Branch:
         """Type of its column: a number or text, or a list."""
         value = _arrow_type(self.dtype)
         return pa.list_(value) if self.jagged else value
+
+    @property
+    def stored(self) -> Branch:
+        """The branch as it is in the file, where categories are text."""
+        return replace(self, dtype=STRING, categories=()) if self.categories else self
 
     @property
     def derived(self) -> bool:
@@ -101,6 +110,31 @@ class Branch:
     def describes(self) -> str:
         """``float32`` or ``list<float32>``, for messages."""
         return f"list<{self.dtype}>" if self.jagged else self.dtype
+
+    def categorised(self, numbers: Mapping[str, float]) -> Branch:
+        """The branch of text with a number for each category; of whole numbers if all are.
+
+        Raises:
+            ConfigError: The branch is no text, nor lists of text.
+        """
+        if self.dtype != STRING:
+            msg = f"categories are for text, and branch {self.name!r} is {self.describes}: take it out of them"
+            raise ConfigError(msg)
+        whole = all(isinstance(number, int) for number in numbers.values())
+        return replace(self, dtype="int64" if whole else "float64", categories=tuple(sorted(numbers.items())))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; without categories if there are none."""
+        content = asdict(self)
+        if not self.categories:
+            del content["categories"]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The branch that :meth:`to_json` wrote."""
+        categories = tuple((text, number) for text, number in content.get("categories", ()))
+        return cls(**{**content, "categories": categories})
 
 
 def _innermost(dtype: str) -> str:
@@ -181,8 +215,18 @@ class EventSchema:
         return type(self)(tuple(branch for branch in self.branches if branch.name in wanted), self.omitted)
 
     def stored(self) -> Self:
-        """The same schema with only what is in the files: no derived branches."""
-        return type(self)(tuple(branch for branch in self.branches if not branch.derived), self.omitted)
+        """The same schema with only what is in the files, as it is there: no derived branches, categories as text."""
+        return type(self)(tuple(branch.stored for branch in self.branches if not branch.derived), self.omitted)
+
+    def categorised(self, categories: Mapping[str, Mapping[str, float]]) -> Self:
+        """The same schema with numbers for the text of branches that ``categories`` has by column name.
+
+        Raises:
+            ConfigError: One of them is no text.
+        """
+        return type(self)(
+            tuple(b.categorised(categories[b.name]) if b.name in categories else b for b in self.branches), self.omitted
+        )
 
     def features(self) -> Self:
         """The same schema with only what can be a feature; the others are listed as left out."""
@@ -203,8 +247,18 @@ class EventSchema:
         )
         for pattern in exclude:
             chosen -= set(self._matching(pattern, where))
-        left_out = (Omitted(name, "excluded by --branches or --exclude") for name in self.names if name not in chosen)
+        left_out = (Omitted(name, EXCLUDED) for name in self.names if name not in chosen)
         return type(self).of((branch for branch in self.branches if branch.name in chosen), (*self.omitted, *left_out))
+
+    def refuse_omitted(self, names: Sequence[str], where: str = "the input") -> None:
+        """ConfigError, with the reason, if one of ``names`` is exactly that of a branch that is left out.
+
+        A glob may match such branches, which are listed with their reasons, as those that are excluded are.
+        """
+        for item in self.omitted:
+            if item.reason != EXCLUDED and {item.name, column_name(item.name)} & ({*names} - {*self.names}):
+                msg = f"branch {item.name!r} of {where} cannot be read as a feature: {item.reason}"
+                raise ConfigError(msg)
 
     def _matching(self, pattern: str, where: str) -> list[str]:
         # a name is also itself: ROOT has names like fMatrix[4], where a glob sees a set of characters
@@ -213,7 +267,8 @@ class EventSchema:
             for b in self.branches
             if pattern in {b.name, b.source} or fnmatchcase(b.name, pattern) or fnmatchcase(b.source, pattern)
         ]
-        if not found and pattern != "*" and not any(fnmatchcase(omitted.name, pattern) for omitted in self.omitted):
+        left_out = {name for item in self.omitted for name in (item.name, column_name(item.name))}
+        if not found and pattern != "*" and not any(fnmatchcase(name, pattern) for name in left_out):
             raise BranchNotFoundError(pattern, self.names, where)
         return found
 
@@ -224,12 +279,12 @@ class EventSchema:
 
     def digest(self) -> str:
         """SHA-256 over names and types."""
-        return hashlib.sha256(json.dumps([asdict(branch) for branch in self.branches]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([branch.to_json() for branch in self.branches]).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; :meth:`from_json` reads them back."""
         return {
-            "branches": [asdict(branch) for branch in self.branches],
+            "branches": [branch.to_json() for branch in self.branches],
             "omitted": [asdict(branch) for branch in self.omitted],
         }
 
@@ -237,7 +292,7 @@ class EventSchema:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The schema that :meth:`to_json` wrote."""
         return cls(
-            tuple(Branch(**branch) for branch in content["branches"]),
+            tuple(Branch.from_json(branch) for branch in content["branches"]),
             tuple(Omitted(**branch) for branch in content["omitted"]),
         )
 
@@ -261,6 +316,28 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
         array = array.cast(pa.float64()).fill_null(float("nan"))
     numbers: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return numbers
+
+
+def codes(column: pa.Array, branch: Branch) -> pa.Array | tuple[str, int]:
+    """Numbers of the categories of ``branch`` for a column of text or lists of text; what is missing stays missing.
+
+    Returns:
+        The numbers; or the first text that is no category, and its place in the column.
+    """
+    texts = column.flatten() if branch.jagged else column
+    numbers = dict(branch.categories)
+    encoded = texts.dictionary_encode()
+    known = encoded.dictionary.to_pylist()
+    if unknown := [text for text in known if text not in numbers]:
+        place = pc.index(texts, unknown[0]).as_py()
+        return unknown[0], pc.list_parent_indices(column)[place].as_py() if branch.jagged else place
+    made = pa.array([numbers[text] for text in known], _arrow_type(branch.dtype)).take(encoded.indices)
+    if not branch.jagged:
+        return made
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    is_missing = np.append(column.is_null().to_numpy(zero_copy_only=False), [False])
+    offsets = pa.array(np.append([0], np.cumsum(lengths)).astype(np.int32), mask=is_missing)
+    return pa.ListArray.from_arrays(offsets, made)
 
 
 def common(schemas: Sequence[tuple[str, EventSchema]], policy: SchemaPolicy = "strict") -> EventSchema:

@@ -17,9 +17,17 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.config import Format
-from mlaas_spark.errors import BranchNotFoundError, ConfigError, FilesetError, SpecsError, UnreadableInputError, reason
+from mlaas_spark.errors import (
+    BranchNotFoundError,
+    ConfigError,
+    FilesetError,
+    SpecsError,
+    UnreadableInputError,
+    hint,
+    reason,
+)
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, coarse, copy_numbers, make_plan
-from mlaas_spark.schema import Branch, EventSchema, common
+from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
 from mlaas_spark.spark.session import numbers, on_executor, partitions, received
@@ -78,13 +86,14 @@ class Events:
 
         All batches of a range come to one call, in order.
         """
-        selection, wanted = self.selection, self.plan.schema
+        selection, wanted, files = self.selection, self.plan.schema, self.plan.files
         stored = dataclasses.replace(self.plan, schema=wanted.stored())
         source = _root_ranges(stored, self.patience) if self.frame is None else records.ranges_of(self.frame, stored)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with on_executor():
-                yield from function(_selected(_with_derived(source(iter(rows)), wanted), selection))
+                made = _with_derived(_with_codes(source(iter(rows)), wanted, files), wanted)
+                yield from function(_selected(made, selection))
 
         rows = (
             numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.rows(stored.schema.names)
@@ -178,14 +187,18 @@ def open_events(
         FilesetError, UnreadableInputError, SpecsError: Files that are missing, unreadable, or do not fit together.
     """
     selection = Expression.parse(config.selection) if config.selection else None
+    categories = {column_name(name): numbers for name, numbers in config.categories.items()}
     if files[0].format is Format.ROOT:
         planned, schemas = _open_root(spark, files, events_per_task, config.patience, allow_copies=config.allow_copies)
         frame = None
     else:
-        frame, planned, schemas = records.open_records(spark, files, preproc, allow_copies=config.allow_copies)
+        texts = frozenset(categories)
+        frame, planned, schemas = records.open_records(spark, files, preproc, texts, allow_copies=config.allow_copies)
+    where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
+    _refuse_unknown(categories, any_of(schemas), where)
+    schemas = [(path, of_file.categorised(categories)) for path, of_file in schemas]
     if not text:
         schemas = [(path, of_file.features()) for path, of_file in schemas]
-    where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     schema = any_of(schemas)
     chosen = schema.select(config.branches, config.exclude, where)
     derived = [Branch(name, f"={text}", "float64", jagged=False) for name, text in config.derive.items()]
@@ -206,6 +219,7 @@ def open_events(
     if lost := sorted(used - set(read.names)):
         raise BranchNotFoundError(lost[0], read.names, f"all of {where}")
     read = EventSchema.of((*read.branches, *derived), {*chosen.omitted, *read.omitted})
+    read.refuse_omitted(config.branches, where)
     planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
     target = events_per_task if frame is None else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
@@ -277,6 +291,38 @@ def _with_derived(
             columns = [made[name] if name in made else batch.column(name) for name in target.names]
             batch = pa.RecordBatch.from_arrays(columns, names=target.names)  # noqa: PLW2901 - the same, with more
         yield entries, batch
+
+
+def _refuse_unknown(names: Iterable[str], schema: EventSchema, where: str) -> None:
+    for name in names:
+        if name not in schema and name not in {column_name(item.name) for item in schema.omitted}:
+            raise BranchNotFoundError(name, schema.names, where)
+
+
+def _with_codes(
+    source: Iterator[tuple[EntryRange, pa.RecordBatch]], schema: EventSchema, files: Sequence[PlannedFile]
+) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
+    """The batches with the numbers of categories in place of their text."""
+    coded = {branch.name: branch for branch in schema.branches if branch.categories}
+    for entries, batch in source:
+        if coded:
+            columns = [
+                _coded(batch, coded[name], files[entries.file]) if name in coded else batch.column(name)
+                for name in batch.schema.names
+            ]
+            batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)  # noqa: PLW2901 - the same, as numbers
+        yield entries, batch
+
+
+def _coded(batch: pa.RecordBatch, branch: Branch, file: PlannedFile) -> pa.Array:
+    made = codes(batch.column(branch.name), branch)
+    if isinstance(made, tuple):
+        text, place = made
+        entry = batch.column(ENTRY)[place].as_py()
+        known = hint(text, [category for category, _ in branch.categories])
+        why = f"branch {branch.name!r} has {text!r}, which is none of its categories{known}; see input.categories"
+        raise UnreadableInputError(file.path, why, file.tree or None, (entry, entry + 1))
+    return made
 
 
 def _root_ranges(

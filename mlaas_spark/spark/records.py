@@ -106,9 +106,21 @@ class Records:
 
 
 def open_records(
-    spark: SparkSession, files: Sequence[InputFile], preproc: UserFile | None, *, allow_copies: bool = False
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    preproc: UserFile | None,
+    texts: frozenset[str] = frozenset(),
+    *,
+    allow_copies: bool = False,
 ) -> tuple[Records, list[PlannedFile], list[tuple[str, EventSchema]]]:
     """Infer the schemas, count the entries of each block, identify the files.
+
+    Args:
+        spark: The session.
+        files: Input files, all of one format, which is not ROOT.
+        preproc: User's function for records of JSON and CSV.
+        texts: Column names of branches that stay text, whatever it looks like.
+        allow_copies: Whether two files may have the same content.
 
     Returns:
         The rows; the files; each schema that a file has, with the first such file.
@@ -130,7 +142,7 @@ def open_records(
     with received(names), located(spark, files):
         if kind is Format.JSON:
             refuse_lost_records(spark, files)
-        parts = _parts(spark, files, headers, preproc)
+        parts = _parts(spark, files, headers, preproc, texts)
         columns = [header.columns if preproc is None else _untyped(header.columns) for header in headers]
         unsaid = _unsaid(parts, columns)
         values = [F.count(str(place)).alias(str(place)) for place in range(len(unsaid))]
@@ -236,25 +248,27 @@ def _retyped(branch: Branch, kind: str) -> Branch:
 
 
 def _parts(
-    spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header], preproc: UserFile | None
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    headers: Sequence[Header],
+    preproc: UserFile | None,
+    texts: frozenset[str],
 ) -> list[Part]:
     """Parquet files of equal columns together; JSON and CSV, whose types are those of all their values, in one part."""
     kind = files[0].format
     if kind is not Format.PARQUET:
-        raw = _read(spark, files, headers)
+        raw = _read(spark, files, headers, texts)
         if preproc is not None:
             raw = preprocessed(spark, raw, preproc)
-        return [Part(tuple(range(len(files))), *_flattened(raw, kind, ()))]
+        return [Part(tuple(range(len(files))), *_flattened(raw, kind, (), texts))]
     groups: dict[Columns, list[int]] = {}
     for index, header in enumerate(headers):
         groups.setdefault(header.columns, []).append(index)
-    return [
-        Part(
-            tuple(group),
-            *_flattened(_read(spark, [files[i] for i in group], headers), kind, columns),
-        )
-        for columns, group in groups.items()
-    ]
+    parts = []
+    for columns, group in groups.items():
+        raw = _read(spark, [files[index] for index in group], headers, texts)
+        parts.append(Part(tuple(group), *_flattened(raw, kind, columns, texts)))
+    return parts
 
 
 def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
@@ -311,7 +325,9 @@ def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, pa
     return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
 
 
-def _read(spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header]) -> DataFrame:
+def _read(
+    spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header], texts: frozenset[str]
+) -> DataFrame:
     reader = spark.read.option("mode", "FAILFAST")
     paths = [literal(file.path) for file in files]
     if files[0].format is Format.PARQUET:
@@ -321,17 +337,19 @@ def _read(spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Hea
     orders: dict[Columns, list[str]] = {}
     for path, header in zip(paths, headers, strict=True):
         orders.setdefault(header.columns, []).append(path)
-    return _read_csv(reader.options(**_CSV), list(orders.values()))
+    return _read_csv(reader.options(**_CSV), list(orders.values()), texts)
 
 
-def _read_csv(reader: DataFrameReader, groups: list[list[str]]) -> DataFrame:
+def _read_csv(reader: DataFrameReader, groups: list[list[str]], texts: frozenset[str]) -> DataFrame:
     """CSV files, which Spark reads by position: each group has columns, in an order, of its own."""
     frames = [reader.csv(paths) for paths in groups]
-    if len(frames) > 1:
-        kinds: dict[str, list[T.DataType]] = {}
-        for field in itertools.chain.from_iterable(frame.schema.fields for frame in frames):
-            kinds.setdefault(field.name, []).append(field.dataType)
-        types = {name: _wider(of_name) for name, of_name in kinds.items()}
+    kinds: dict[str, list[T.DataType]] = {}
+    for field in itertools.chain.from_iterable(frame.schema.fields for frame in frames):
+        kinds.setdefault(field.name, []).append(field.dataType)
+    if len(frames) > 1 or texts:
+        types = {
+            name: T.StringType() if column_name(name) in texts else _wider(of_name) for name, of_name in kinds.items()
+        }
         schemas = [T.StructType([T.StructField(name, types[name]) for name in frame.columns]) for frame in frames]
         frames = [reader.schema(schema).csv(paths) for schema, paths in zip(schemas, groups, strict=True)]
     return reduce(partial(DataFrame.unionByName, allowMissingColumns=True), map(_placed, frames))
@@ -354,7 +372,9 @@ def _placed(frame: DataFrame) -> DataFrame:
     )
 
 
-def _flattened(frame: DataFrame, kind_of_file: Format, said: Columns) -> tuple[DataFrame, EventSchema]:
+def _flattened(
+    frame: DataFrame, kind_of_file: Format, said: Columns, texts: frozenset[str]
+) -> tuple[DataFrame, EventSchema]:
     """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason.
 
     ``said`` are the columns as Parquet files have them: Spark cannot read times in nanoseconds as times and gives them
@@ -364,13 +384,12 @@ def _flattened(frame: DataFrame, kind_of_file: Format, said: Columns) -> tuple[D
     omitted: list[Omitted] = []
     expressions: dict[str, Column] = {}
     leaves = list(_leaves(frame))
-    in_text = _numbers_in_text(frame, kind_of_file, leaves)
+    in_text = _numbers_in_text(frame, kind_of_file, leaves, texts)
     stored = {name: of_name.replace(_LIST_OF, "") for name, of_name in said}
-    for source, kind, column in leaves:
+    for source, read_as, column in leaves:
         value = stored.get(source, "")
-        found = in_text.get(source) or _value(
-            T.NullType() if value.startswith("null") else kind, nanoseconds=value.startswith("timestamp[ns")
-        )
+        kind = T.NullType() if value.startswith("null") else read_as
+        found = in_text.get(source) or _value(kind, nanoseconds=value.startswith("timestamp[ns"))
         if isinstance(found, str):
             omitted.append(Omitted(source, found))
         else:
@@ -449,13 +468,13 @@ def _quoted(name: str) -> str:
 
 
 def _numbers_in_text(
-    frame: DataFrame, kind_of_file: Format, leaves: Sequence[tuple[str, T.DataType, Column]]
+    frame: DataFrame, kind_of_file: Format, leaves: Sequence[tuple[str, T.DataType, Column]], texts: frozenset[str]
 ) -> dict[str, _Value | str]:
     """Of text columns those whose every value is a number, or a JSON list of numbers, and those that have no value.
 
     It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling; in the other
-    formats a text that looks like a number is meant as a text. A JSON column of nulls, or of empty lists, has no type
-    and comes as text too.
+    formats a text that looks like a number is meant as a text, as one of ``texts`` is everywhere. A JSON column of
+    nulls, or of empty lists, has no type and comes as text too.
     """
     tests: list[Column] = []
     for number, (_, kind, column) in enumerate(leaves):
@@ -473,6 +492,8 @@ def _numbers_in_text(
     for number, (source, *_) in enumerate(leaves):
         if told.get(f"values{number}") == 0:
             found[source] = NO_VALUE
+        elif column_name(source) in texts:
+            continue
         elif told.get(f"list{number}") == 1:
             found[source] = _Value("float64", _list_in_text, jagged=True)
         elif told.get(f"flat{number}") == 1 and kind_of_file is Format.CSV:

@@ -11,11 +11,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import awkward as ak
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import uproot
 
-from mlaas_spark.errors import SpecsError, UnreadableInputError
+from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError, UnreadableInputError
 from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.schema import EventSchema
@@ -275,6 +278,89 @@ def test_text_and_nested_lists_are_data_where_no_features_are_asked_for(
     assert opened([str(path)]).plan.schema.names == ("x",)
     rows = collected(opened([str(path)], text=True).dataframe())
     assert [{name: row[name] for name in content[0]} for row in rows] == content
+
+
+# --- categories -------------------------------------------------------------------------------------------------------
+
+CHANNEL = {"ee": 0, "mumu": 1, "7": 2}
+TAGS = {"b": 1.5, "c": 0}
+
+
+def write_channels(path: Path, last: str) -> None:
+    """Four events of a channel and, but in CSV, tags; the last channel is ``last``."""
+    rows: list[dict[str, Any]] = [
+        {"channel": "ee", "tags": ["b", "c"], "x": 1},
+        {"channel": None, "tags": None, "x": 2},
+        {"channel": "7", "tags": [], "x": 3},
+        {"channel": last, "tags": ["c", None], "x": 4},
+    ]
+    if path.suffix == ".root":
+        text = ak.Array([row["channel"] or "mumu" for row in rows])
+        with uproot.recreate(path) as file:
+            file.mkrntuple("Events", {"channel": text, "x": np.arange(1, 5)})
+    elif path.suffix == ".csv":
+        path.write_text("channel,x\n" + "".join(f"{row['channel'] or ''},{row['x']}\n" for row in rows))
+    else:
+        write_rows(path, rows)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json", "csv", "root"])
+def test_text_becomes_numbers_by_the_map_of_the_config(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]], suffix: str
+) -> None:
+    path = tmp_path / f"channels.{suffix}"
+    write_channels(path, "mumu")
+    categories = {"channel": CHANNEL, **({"tags": TAGS} if suffix in {"parquet", "json"} else {})}
+    events = opened([str(path)], categories=categories, derive={"twice": "2 * channel"})
+    rows = collected(events.dataframe())
+    missing = 1 if suffix == "root" else None
+    assert column(rows, "channel") == [0, missing, 2, 1]
+    assert column(rows, "twice")[::2] == [0, 4]
+    if "tags" in categories:
+        assert column(rows, "tags") == [[1.5, 0], None, [], [0, None]]
+    assert {b.name: b.describes for b in events.plan.schema.branches}["channel"] == "int64"
+    found = spark_specs.compute(events, ["channel"])[0].specs["channel"]
+    assert (found.count, found.nan, found.maximum) == (4, missing is None, 2)
+    chosen = opened([str(path)], categories=categories, selection="channel == 1 && x > 2")
+    assert column(collected(chosen.dataframe()), "x") == [4]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json", "csv", "root"])
+def test_value_that_is_no_category_is_told_with_file_entry_and_the_nearest(
+    opened: Callable[..., Events], tmp_path: Path, suffix: str
+) -> None:
+    paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
+    for path, last in zip(paths, ("mumu", "mumo"), strict=True):
+        write_channels(path, last)
+    events = opened([str(path) for path in paths], categories={"channel": CHANNEL}, branches=["channel"])
+    message = r"branch 'channel' has 'mumo', which is none of its categories; nearest: mumu; see input\.categories"
+    with pytest.raises(UnreadableInputError, match=message) as caught:
+        spark_specs.compute(events, ["channel"])
+    assert (caught.value.path, caught.value.entries) == (str(paths[1]), (3, 4))
+
+
+def test_categories_of_what_is_no_text_or_is_not_there_are_refused(
+    opened: Callable[..., Events], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    write_rows(path, [{"channel": "ee", "x": 1}])
+    with pytest.raises(ConfigError, match="categories are for text, and branch 'x' is int64"):
+        opened([str(path)], categories={"x": CHANNEL})
+    with pytest.raises(BranchNotFoundError, match=r"'chanel' not found .*nearest: channel"):
+        opened([str(path)], categories={"chanel": CHANNEL})
+
+
+def test_branch_that_is_named_and_cannot_be_a_feature_is_refused_with_the_reason(
+    opened: Callable[..., Events], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    write_rows(path, [{"x": 1, "name": "a", "in": {"deep": [[1]]}}])
+    with pytest.raises(ConfigError, match=r"branch 'name' of .*a\.json cannot be read as a feature: strings are not"):
+        opened([str(path)], branches=["x", "name"])
+    with pytest.raises(ConfigError, match=r"'in\.deep' .* nested lists"):
+        opened([str(path)], branches=["x", "in_deep"])
+    assert opened([str(path)], branches=["x", "n*"]).plan.schema.names == ("x",)
+    assert opened([str(path)], branches=["x", "name"], text=True).plan.schema.names == ("name", "x")
 
 
 # --- several files ----------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ WRONG = [
     ({"chunks": {"seed": -1}}, "chunks.seed"),
     ({"input": {"derive": ["HT"]}}, "input.derive: give NAME=EXPRESSION, not 'HT'"),
     ({"input": {"derive": {"a b": "x"}}}, "'a b' is no name for a branch"),
+    ({"input": {"categories": {"channel": {True: 1}}}}, "channel has True for a category or for its number"),
+    ({"input": {"categories": {"channel": {"a": False}}}}, "text such as yes, no, on needs quotes"),
+    ({"input": {"categories": {"channel": {}}}}, "channel needs a finite number for each category"),
+    ({"input": {"categories": {"channel": {"a": float("nan")}}}}, "channel needs a finite number for each category"),
+    ({"input": {"categories": {"channel": ["a"]}}}, "input.categories.channel"),
     ({"input": {"schema_policy": "union"}}, "input.schema_policy"),
     ({"input": {"timeout": 0}}, "input.timeout"),
     ({"input": {"retries": -1}}, "input.retries"),
@@ -86,6 +91,12 @@ def test_derived_branches_are_a_mapping_or_assignments() -> None:
     given = ["HT = sum(Jet_pt)", "is_b=Jet_id[0] == 5"]
     named = {"HT": "sum(Jet_pt)", "is_b": "Jet_id[0] == 5"}
     assert resolve({"input": {"derive": given}}) == resolve({"input": {"derive": named}})
+
+
+def test_categories_are_text_whatever_yaml_makes_of_them_and_whole_numbers_stay_whole() -> None:
+    made = resolve({"input": {"categories": {"id": {11: 0, "13": 1, 1.5: 0.5}}}}).input.categories
+    assert made == {"id": {"11": 0, "13": 1, "1.5": 0.5}}
+    assert [type(number) for number in made["id"].values()] == [int, int, float]
 
 
 def test_every_wrong_key_is_named_at_once() -> None:

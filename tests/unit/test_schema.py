@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from itertools import pairwise
@@ -13,8 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_spark.errors import BranchNotFoundError, SpecsError
-from mlaas_spark.schema import ENTRY, FILE, NUMERIC, Branch, EventSchema, Omitted, buffers, column_name, common
+from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError
+from mlaas_spark.schema import (
+    ENTRY,
+    EXCLUDED,
+    FILE,
+    NO_VALUE,
+    NUMERIC,
+    Branch,
+    EventSchema,
+    Omitted,
+    buffers,
+    codes,
+    column_name,
+    common,
+)
 
 
 def flat(name: str, dtype: str = "float32", source: str | None = None) -> Branch:
@@ -156,6 +170,78 @@ def test_branch_of_two_types_is_refused_naming_both_files(other: Branch, describ
     with pytest.raises(SpecsError) as caught:
         common([("1.root", EventSchema.of([flat("a")])), ("2.root", EventSchema.of([other]))])
     assert f"branch 'a' is float32 in 1.root but {described} in 2.root" in str(caught.value)
+
+
+# --- categories -------------------------------------------------------------------------------------------------------
+
+CHANNELS = {"ee": 0, "mumu": 1, "": 7}
+
+
+@given(st.data())
+def test_text_becomes_the_number_of_its_category_and_what_is_missing_stays_missing(data: st.DataObject) -> None:
+    texts = st.none() | st.sampled_from(sorted(CHANNELS))
+    is_jagged = data.draw(st.booleans())
+    values = data.draw(st.lists(st.none() | st.lists(texts, max_size=3) if is_jagged else texts, max_size=8))
+    branch = Branch("c", "c", "string", is_jagged).categorised(CHANNELS)
+    column = pa.array(values, branch.stored.arrow_type)
+    start = data.draw(st.integers(0, len(values)))
+    found = codes(column.slice(start), branch)
+    assert isinstance(found, pa.Array)
+    assert found.type == branch.arrow_type
+    numbers: dict[Any, Any] = {None: None, **CHANNELS}
+    assert found.to_pylist() == [
+        (None if value is None else [numbers[text] for text in value]) if is_jagged else numbers[value]
+        for value in values[start:]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(["ee", None, "tau", "e"], ("tau", 2)), ([["ee"], None, [], [None, "mumu", "tau"], ["e"]], ("tau", 3))],
+)
+def test_text_that_is_no_category_is_told_with_its_place(values: list[Any], expected: tuple[str, int]) -> None:
+    branch = Branch("c", "c", "string", isinstance(values[0], list)).categorised(CHANNELS)
+    assert codes(pa.array(values).slice(1), branch) == (expected[0], expected[1] - 1)
+
+
+def test_categories_are_whole_numbers_if_all_are_and_text_in_the_file() -> None:
+    schema = EventSchema.of([flat("c", "string"), jagged("l", "string"), flat("x")])
+    made = schema.categorised({"c": CHANNELS, "l": {"a": 0.5, "b": 1}})
+    assert [(b.name, b.describes) for b in made.branches] == [("c", "int64"), ("l", "list<float64>"), ("x", "float32")]
+    assert made.features().branches == made.branches
+    assert made.stored() == schema
+    assert made.digest() != schema.categorised({"c": {**CHANNELS, "ee": 5}, "l": {"a": 0.5, "b": 1}}).digest()
+    assert EventSchema.from_json(json.loads(json.dumps(made.to_json()))) == made
+    with pytest.raises(ConfigError, match="categories are for text, and branch 'x' is float32"):
+        schema.categorised({"x": CHANNELS})
+
+
+def test_schema_without_categories_has_the_digest_that_it_had_before_there_were_any() -> None:
+    content = [{"name": "a_b", "source": "a.b", "dtype": "float32", "jagged": False}]
+    assert EventSchema.of([flat("a.b")]).digest() == hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def test_name_of_what_is_left_out_is_refused_with_the_reason_and_a_glob_is_not() -> None:
+    schema = EventSchema.of([flat("x")], [Omitted("in.t", "strings are not numbers"), Omitted("y", EXCLUDED)])
+    schema.refuse_omitted(["in*", "x", "y"])
+    for name in ("in.t", "in_t"):
+        with pytest.raises(
+            ConfigError, match=r"'in\.t' of f\.json cannot be read as a feature: strings are not numbers"
+        ):
+            schema.refuse_omitted(["x", name], "f.json")
+
+
+def test_what_one_file_has_as_a_number_and_another_as_something_else_is_no_missing_branch() -> None:
+    one = EventSchema.of([flat("a")])
+    for reason, is_filled in (("strings are not numbers", False), (NO_VALUE, True)):
+        schemas = [("1.root", one), ("2.root", EventSchema.of([], [Omitted("a", reason)]))]
+        with pytest.raises(SpecsError, match=rf"'a' is in 1\.root but not in 2\.root \({reason}\)"):
+            common(schemas)
+        if is_filled:
+            assert common(schemas, "fill").names == ("a",)
+        else:
+            with pytest.raises(SpecsError, match=reason):
+                common(schemas, "fill")
 
 
 VALUES = {
