@@ -52,7 +52,10 @@ _KEPT = (
     "spark.sql.session.timeZone",
     "spark.sql.execution.arrow.maxRecordsPerBatch",
 )
-"""Settings of the user's session that hold for reading."""
+"""Settings that hold for reading where the user's session has them."""
+
+_BLOCK_BYTES = 1 << 25  # some 10,000 events, a second or two of work
+_TASKS_OF_SMALL_FILES = 256
 
 _ENTRIES = "__entries"
 _LIST_OF = "list<"
@@ -137,7 +140,7 @@ def open_records(
     headers = read_headers(spark, files)
     contents = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
     copies = copy_numbers(contents, allowed=allow_copies)
-    spark = _with_fixed_blocks(spark)
+    spark = _with_fixed_blocks(spark, len(files))
     names = ", ".join(file.path for file in files[:3])
     with received(names), located(spark, files):
         if kind is Format.JSON:
@@ -271,18 +274,24 @@ def _parts(
     return parts
 
 
-def _with_fixed_blocks(spark: SparkSession) -> SparkSession:
-    """A session of its own, in which every job cuts the files into the blocks that were counted.
+def _with_fixed_blocks(spark: SparkSession, files: int) -> SparkSession:
+    """A session of its own, in which a file is cut into blocks, and blocks shared out to tasks, by the files alone.
 
-    Spark sizes them by the cores it has at the moment, which change while executors come and go.
+    Spark sizes blocks by the cores it has at the moment, which change while executors come and go; entry ranges, and
+    with them what a converted data set is, would be others on another cluster.
     """
+    settings = {
+        "spark.sql.files.maxPartitionBytes": str(_BLOCK_BYTES),
+        # of what a task may read; small files go together where there are very many
+        "spark.sql.files.openCostInBytes": str(_BLOCK_BYTES // -(-files // _TASKS_OF_SMALL_FILES)),
+    }
+    settings |= {key: value for key in _KEPT if (value := spark.conf.get(key, None)) is not None}
     fixed = spark.newSession()
-    for key in _KEPT:
-        if (value := spark.conf.get(key)) is not None:
-            fixed.conf.set(key, value)
+    for key, value in settings.items():
+        fixed.conf.set(key, value)
+    fixed.conf.set("spark.sql.files.minPartitionNum", "1")
     fixed.conf.set("spark.sql.caseSensitive", "true")  # as names are in the files
     fixed.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it refuses what pandas writes
-    fixed.conf.set("spark.sql.files.minPartitionNum", str(spark.sparkContext.defaultParallelism))
     return fixed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -13,7 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from mlaas_spark import demo
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
+RECORDS = ("parquet", "json", "csv")
 MASTERS = ["local[1]", "local[2]", "local-cluster[2,1,1024]"]
 
 # jobs of a second: what the JVM's second compiler and its threads cost does not pay
@@ -33,10 +38,11 @@ CONF = {
 }
 
 JOB = """
-    import json, sys
+    import json, os, sys
 
     from mlaas_spark.config import resolve
     from mlaas_spark.fileset import fileset
+    from mlaas_spark.selection import Expression
     from mlaas_spark.spark import chunks, convert, specs
     from mlaas_spark.spark.ingest import open_events
     from mlaas_spark.spark.session import session
@@ -55,12 +61,27 @@ JOB = """
         request = chunks.ChunkRequest(settings, transform, config.input.identifiers, None, 64, "specs")
         digests[layout] = chunks.build(counted, request, job["out"] + "/" + layout).content_digest
     digests["convert"] = convert.convert(events, job["out"] + "/convert").content_digest
+    ranges = {}
+    for path in job["records"]:
+        kind = path.rpartition(".")[2]
+        # two blocks; left to itself Spark would cut this file into one for each core
+        spark.conf.set("spark.sql.files.maxPartitionBytes", str(os.path.getsize(path) * 4 // 5))
+        spark.conf.set("spark.sql.files.openCostInBytes", "1")
+        of_kind = resolve({"input": {"files": [path], "label": "luminosityBlock > 3"}})
+        label = Expression.parse(of_kind.input.label)
+        events = open_events(spark, fileset(of_kind.input), of_kind.input, 500, [label])
+        request = chunks.ChunkRequest(config.chunks, transform, config.input.identifiers, label, 64, "specs")
+        digests[kind + " chunks"] = chunks.build(events, request, job["out"] + "/chunks-" + kind).content_digest
+        digests[kind + " convert"] = convert.convert(events, job["out"] + "/convert-" + kind).content_digest
+        ranges[kind] = [[r.start, r.stop] for r in events.plan.ranges]
     executors = spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1  # they come after the session
-    print(json.dumps({"specs": made.dumps(), "executors": executors, **digests}))
+    print(json.dumps({"specs": made.dumps(), "executors": executors, "ranges": ranges, **digests}))
 """
 
 
-def job_of(sample: Path, out: Path, master: str, layouts: tuple[str, ...] = ("compact", "dense")) -> str:
+def job_of(
+    sample: Path, out: Path, master: str, layouts: tuple[str, ...] = ("compact", "dense"), records: tuple[str, ...] = ()
+) -> str:
     groups = [
         {"name": name, "files": str(sample / f"{name}_*.root"), "label": label}
         for name, label in (("signal", 1), ("background", 0))
@@ -70,14 +91,20 @@ def job_of(sample: Path, out: Path, master: str, layouts: tuple[str, ...] = ("co
         "chunks": {"size": 700},
         "spark": {"master": master, "events_per_task": 500, "conf": CONF},
     }
-    return json.dumps({"config": config, "out": str(out), "layouts": layouts})
+    return json.dumps({"config": config, "out": str(out), "layouts": layouts, "records": records})
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3,000 events of the demo in four files."""
+    """3,000 events of the demo in four ROOT files, and all of them in one file of each other format."""
     folder = tmp_path_factory.mktemp("sample")
-    demo.generate(folder, events=3_000, files=4, seed=3)
+    paths = demo.generate(folder, events=3_000, files=4, seed=3)
+    events = uproot.concatenate([f"{path}:Events" for path in paths])
+    rows = events.to_list()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "all.parquet", row_group_size=200)
+    (folder / "all.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (folder / "all.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([rows[0], *([json.dumps(value) for value in row.values()] for row in rows)])
     return folder
 
 
@@ -113,16 +140,37 @@ def answers(
     sample: Path, start: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     """What the job makes on each master, one after the other."""
-    return {master: answer(start(JOB, job_of(sample, tmp_path_factory.mktemp("out"), master))) for master in MASTERS}
+    records = tuple(str(sample / f"all.{kind}") for kind in RECORDS)
+    return {
+        master: answer(start(JOB, job_of(sample, tmp_path_factory.mktemp("out"), master, records=records)))
+        for master in MASTERS
+    }
 
 
 def test_local_cluster_has_two_executors_beside_the_driver(answers: dict[str, dict[str, Any]]) -> None:
     assert [answers[master]["executors"] for master in MASTERS] == [0, 0, 2]
 
 
-@pytest.mark.parametrize("made", ["specs", "compact", "dense", "convert"])
+MADE = [
+    "specs",
+    "compact",
+    "dense",
+    "convert",
+    *(f"{kind} {what}" for kind in RECORDS for what in ("chunks", "convert")),
+]
+
+
+@pytest.mark.parametrize("made", MADE)
 def test_every_master_makes_the_same(answers: dict[str, dict[str, Any]], made: str) -> None:
     assert answers["local[1]"][made] == answers["local[2]"][made] == answers["local-cluster[2,1,1024]"][made]
+
+
+def test_blocks_of_a_file_are_the_same_on_every_master(answers: dict[str, dict[str, Any]]) -> None:
+    ranges = answers["local[1]"]["ranges"]
+    assert {kind: (len(of_file), of_file[0][0], of_file[-1][1]) for kind, of_file in ranges.items()} == dict.fromkeys(
+        RECORDS, (2, 0, 3_000)
+    )
+    assert all(answers[master]["ranges"] == ranges for master in MASTERS)
 
 
 def test_specs_cover_the_sample(answers: dict[str, dict[str, Any]]) -> None:
