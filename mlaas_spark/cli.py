@@ -65,6 +65,9 @@ Tree = Annotated[
     str | None,
     typer.Option("--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."),
 ]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="Names of the columns of CSV that has no header line, comma separated.")
+]
 Branches = Annotated[
     str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
 ]
@@ -107,6 +110,7 @@ _INPUT_OPTIONS = {
     "files": "files",
     "inputs": "files",
     "tree": "tree",
+    "columns": "columns",
     "branches": "branches",
     "exclude": "exclude",
     "selection": "selection",
@@ -189,6 +193,7 @@ def inspect(
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     schema: SchemaPolicy = None,
@@ -340,6 +345,7 @@ def plan(
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     schema: SchemaPolicy = None,
@@ -383,6 +389,7 @@ def convert(
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
@@ -439,6 +446,7 @@ def specs(
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
@@ -486,6 +494,7 @@ def chunks(
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,
@@ -525,6 +534,7 @@ def train(
     settings: Settings = None,
     model: Annotated[str | None, typer.Option("--model", help="Python file with model(idim).")] = None,
     tree: Tree = None,
+    columns: Columns = None,
     branches: Branches = None,
     exclude: Exclude = None,
     selection: Selection = None,

@@ -89,6 +89,7 @@ class InputConfig(_Section):
     fileset: Path | None = None
     format: Format | None = None
     tree: str | None = None
+    columns: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     selection: str | None = None
@@ -117,10 +118,18 @@ class InputConfig(_Section):
             raise ValueError(msg)
         return value or None
 
-    @field_validator("files", "branches", "exclude", "identifiers", mode="before")
+    @field_validator("files", "columns", "branches", "exclude", "identifiers", mode="before")
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_have_names_of_their_own(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in value if not name or value.count(name) > 1]:
+            msg = f"each column needs a name of its own, unlike {twice[0]!r}"
+            raise ValueError(msg)
+        return value
 
     @field_validator("derive", mode="before")
     @classmethod

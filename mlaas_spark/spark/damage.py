@@ -54,8 +54,10 @@ class Fault(NamedTuple):
 
 
 @contextmanager
-def located(spark: SparkSession, files: Sequence[InputFile]) -> Iterator[None]:
+def located(spark: SparkSession, files: Sequence[InputFile], named: tuple[str, ...] = ()) -> Iterator[None]:
     """Turn a failure of Spark's JSON and CSV readers on ``files`` into one that says where.
+
+    CSV has a header line unless its columns are ``named``.
 
     If no broken line is found Spark's error goes on as it is.
 
@@ -67,8 +69,8 @@ def located(spark: SparkSession, files: Sequence[InputFile]) -> Iterator[None]:
     except (PySparkException, Py4JError) as error:
         if unreadable(error) is None or files[0].format is Format.PARQUET:
             raise
-        named = file_of(error)
-        found = _first(spark, [file for file in files if unschemed(file.path) == named] or files)
+        culprit = file_of(error)
+        found = _first(spark, [file for file in files if unschemed(file.path) == culprit] or files, len(named))
         if found is None:
             raise
         raise found.error() from error
@@ -99,22 +101,27 @@ def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None
         raise found.error()
 
 
-def _first(spark: SparkSession, files: Sequence[InputFile]) -> Fault | None:
+def _first(spark: SparkSession, files: Sequence[InputFile], fields: int = 0) -> Fault | None:
     """The first broken line of the first file that has one."""
 
     def search(some: Iterable[InputFile]) -> Iterator[Fault]:
         with on_executor():
-            yield from filter(None, map(first_fault, some))
+            yield from filter(None, (first_fault(file, fields) for file in some))
 
     spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
     with received():
         return next(iter(spread.mapPartitions(search).collect()), None)
 
 
-def first_fault(file: InputFile) -> Fault | None:
-    """The first line of a JSON or CSV file that is no record, or after which the file cannot be read; None if none."""
+def first_fault(file: InputFile, fields: int = 0) -> Fault | None:
+    """The first line of a JSON or CSV file that is no record, or after which the file cannot be read; None if none.
+
+    CSV lines have ``fields`` fields, or as many as the header, which is there if it is 0.
+    """
     number, entry = 0, 0
-    wrong: Callable[[str], str | None] | None = _no_record if file.format is Format.JSON else None
+    wrong: Callable[[str], str | None] | None = _row_of(fields) if fields else None
+    if file.format is Format.JSON:
+        wrong = _no_record
     try:
         with fsspec.open(file.path, "rb", compression="infer") as stream:
             for number, line in enumerate(stream, 1):
@@ -156,11 +163,11 @@ _JSON_NAMES: dict[type[Any], str] = {
 }
 
 
-def _row_of(header: int) -> Callable[[str], str | None]:
+def _row_of(columns: int) -> Callable[[str], str | None]:
     def wrong(line: str) -> str | None:
-        if (cells := _cells(line)) == header:
+        if (cells := _cells(line)) == columns:
             return None
-        return f"has {cells} field{'s' * (cells != 1)}, the header has {header}"
+        return f"has {cells} field{'s' * (cells != 1)} for {columns} column{'s' * (columns != 1)}"
 
     return wrong
 

@@ -50,8 +50,8 @@ class Header(NamedTuple):
     columns: Columns
 
 
-def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header]:
-    """The header of each file.
+def read_headers(spark: SparkSession, files: Sequence[InputFile], named: tuple[str, ...] = ()) -> list[Header]:
+    """The header of each file; of CSV files without header lines the columns are ``named``.
 
     Raises:
         UnreadableInputError: A file is missing, empty, not of its format, or lies beside what petastorm would unpickle.
@@ -68,7 +68,7 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile]) -> list[Header
                 uuid = _fingerprint(file.path)
                 if file.format is Format.PARQUET:
                     _refuse_planted(file.path, safe)
-                columns = _columns(file)
+                columns = _columns(file, named)
                 yield file.path, uuid, known.get(columns, columns)
                 known.setdefault(columns, len(known))
 
@@ -104,7 +104,7 @@ def _fingerprint(path: str) -> str:
     return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
 
 
-def _columns(file: InputFile) -> Columns:
+def _columns(file: InputFile, named: tuple[str, ...]) -> Columns:
     try:
         if file.format is Format.JSON:
             with fsspec.open(file.path, "rb", compression="infer") as stream:
@@ -112,7 +112,8 @@ def _columns(file: InputFile) -> Columns:
         if file.format is Format.CSV:
             text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
             with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
-                return tuple((name, "") for name in next(csv.reader(stream), []))
+                first = next(csv.reader(stream), [])
+            return tuple((name, "") for name in _csv_names(file.path, first, named))
         fs, path = storage.filesystem(file.path)
         with fs.open(path, "rb") as stream:
             columns = tuple(sorted(_leaves(pq.read_schema(stream))))
@@ -123,6 +124,29 @@ def _columns(file: InputFile) -> Columns:
             why = f"branch {name!r} is a time of the day ({kind}), which Spark cannot read: write the file without it"
             raise UnreadableInputError(file.path, why)
     return columns
+
+
+def _csv_names(path: str, first: list[str], named: tuple[str, ...]) -> Sequence[str]:
+    """Names of the columns of CSV: the fields of the first line, unless that is no header."""
+    if not named:
+        given = [cell for cell in first if cell.strip()]
+        # pandas calls columns 0, 1, 2 ... where it knows no names
+        if given and all(map(_is_number, given)) and given != [str(place) for place in range(len(given))]:
+            raise UnreadableInputError(path, f"line 1 has numbers, not names ({given[0]}, ...): give --columns a,b,...")
+        return first
+    if len(first) != len(named):
+        why = f"line 1 has {len(first)} field{'s' * (len(first) != 1)}, and {len(named)} columns are named"
+        raise UnreadableInputError(path, why)
+    if tuple(first) == named:
+        raise UnreadableInputError(path, "line 1 has the names of the columns: leave out --columns")
+    return named
+
+
+def _is_number(cell: str) -> bool:
+    with suppress(ValueError):
+        float(cell)
+        return True
+    return cell.startswith("[")
 
 
 def _first_values(lines: Iterable[bytes]) -> dict[str, str]:

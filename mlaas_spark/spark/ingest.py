@@ -188,12 +188,16 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     categories = {column_name(name): numbers for name, numbers in config.categories.items()}
+    if config.columns and files[0].format is not Format.CSV:
+        msg = f"columns are named for CSV without a header line, and {files[0].path} is {files[0].format}"
+        raise ConfigError(msg)
     if files[0].format is Format.ROOT:
         planned, schemas = _open_root(spark, files, events_per_task, config.patience, allow_copies=config.allow_copies)
         frame = None
     else:
-        texts = frozenset(categories)
-        frame, planned, schemas = records.open_records(spark, files, preproc, texts, allow_copies=config.allow_copies)
+        frame, planned, schemas = records.open_records(
+            spark, files, preproc, frozenset(categories), config.columns, allow_copies=config.allow_copies
+        )
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     _refuse_unknown(categories, any_of(schemas), where)
     schemas = [(path, of_file.categorised(categories)) for path, of_file in schemas]

@@ -7,7 +7,6 @@ range, blocks are counted once, and rows of a block come in order.
 from __future__ import annotations
 
 import bisect
-import itertools
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 _WIDER = (T.IntegerType, T.LongType, T.DoubleType)
 
 _CSV: dict[str, Any] = {
-    "header": True,
     "inferSchema": True,
     # a reader that needs but some columns takes a line with too few or too many for a good one
     "columnPruning": False,
@@ -113,6 +111,7 @@ def open_records(
     files: Sequence[InputFile],
     preproc: UserFile | None,
     texts: frozenset[str] = frozenset(),
+    named: tuple[str, ...] = (),
     *,
     allow_copies: bool = False,
 ) -> tuple[Records, list[PlannedFile], list[tuple[str, EventSchema]]]:
@@ -123,6 +122,7 @@ def open_records(
         files: Input files, all of one format, which is not ROOT.
         preproc: User's function for records of JSON and CSV.
         texts: Column names of branches that stay text, whatever it looks like.
+        named: Columns of CSV files that have no header line; () where they have one.
         allow_copies: Whether two files may have the same content.
 
     Returns:
@@ -137,15 +137,18 @@ def open_records(
     if preproc is not None and kind is Format.PARQUET:
         msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
-    headers = read_headers(spark, files)
+    headers = read_headers(spark, files, named)
     contents = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
     copies = copy_numbers(contents, allowed=allow_copies)
     spark = _with_fixed_blocks(spark, len(files))
     names = ", ".join(file.path for file in files[:3])
-    with received(names), located(spark, files):
+    with received(names), located(spark, files, named):
         if kind is Format.JSON:
             refuse_lost_records(spark, files)
-        parts = _parts(spark, files, headers, preproc, texts)
+        raw = _read(spark, files, headers, texts, named)
+        if preproc is not None:
+            raw = [(group, preprocessed(spark, frame, preproc)) for group, frame in raw]
+        parts = [Part(group, *_flattened(frame, kind, headers[group[0]].columns, texts)) for group, frame in raw]
         columns = [header.columns if preproc is None else _untyped(header.columns) for header in headers]
         unsaid = _unsaid(parts, columns)
         values = [F.count(str(place)).alias(str(place)) for place in range(len(unsaid))]
@@ -250,30 +253,6 @@ def _retyped(branch: Branch, kind: str) -> Branch:
 # --- Spark's readers --------------------------------------------------------------------------------------------------
 
 
-def _parts(
-    spark: SparkSession,
-    files: Sequence[InputFile],
-    headers: Sequence[Header],
-    preproc: UserFile | None,
-    texts: frozenset[str],
-) -> list[Part]:
-    """Parquet files of equal columns together; JSON and CSV, whose types are those of all their values, in one part."""
-    kind = files[0].format
-    if kind is not Format.PARQUET:
-        raw = _read(spark, files, headers, texts)
-        if preproc is not None:
-            raw = preprocessed(spark, raw, preproc)
-        return [Part(tuple(range(len(files))), *_flattened(raw, kind, (), texts))]
-    groups: dict[Columns, list[int]] = {}
-    for index, header in enumerate(headers):
-        groups.setdefault(header.columns, []).append(index)
-    parts = []
-    for columns, group in groups.items():
-        raw = _read(spark, [files[index] for index in group], headers, texts)
-        parts.append(Part(tuple(group), *_flattened(raw, kind, columns, texts)))
-    return parts
-
-
 def _with_fixed_blocks(spark: SparkSession, files: int) -> SparkSession:
     """A session of its own, in which a file is cut into blocks, and blocks shared out to tasks, by the files alone.
 
@@ -335,31 +314,47 @@ def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, pa
 
 
 def _read(
-    spark: SparkSession, files: Sequence[InputFile], headers: Sequence[Header], texts: frozenset[str]
-) -> DataFrame:
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    headers: Sequence[Header],
+    texts: frozenset[str],
+    named: tuple[str, ...],
+) -> list[tuple[tuple[int, ...], DataFrame]]:
+    """Indices of the files that are read with the same columns, and their rows.
+
+    Parquet files have types of their own; those of JSON and CSV are of all their values.
+    """
     reader = spark.read.option("mode", "FAILFAST")
     paths = [literal(file.path) for file in files]
-    if files[0].format is Format.PARQUET:
-        return _placed(reader.parquet(*paths))
+    everything = tuple(range(len(files)))
     if files[0].format is Format.JSON:
-        return _placed(reader.json(paths))
-    orders: dict[Columns, list[str]] = {}
-    for path, header in zip(paths, headers, strict=True):
-        orders.setdefault(header.columns, []).append(path)
-    return _read_csv(reader.options(**_CSV), list(orders.values()), texts)
+        return [(everything, _placed(reader.json(paths)))]
+    groups: dict[Columns, list[int]] = {}
+    for index, header in enumerate(headers):
+        groups.setdefault(header.columns, []).append(index)
+    of_groups = {columns: [paths[index] for index in group] for columns, group in groups.items()}
+    if files[0].format is Format.CSV:
+        return [
+            (everything, _read_csv(reader.options(**_CSV, header=not named), list(of_groups.values()), texts, named))
+        ]
+    return [(tuple(groups[columns]), _placed(reader.parquet(*some))) for columns, some in of_groups.items()]
 
 
-def _read_csv(reader: DataFrameReader, groups: list[list[str]], texts: frozenset[str]) -> DataFrame:
+def _read_csv(
+    reader: DataFrameReader, groups: list[list[str]], texts: frozenset[str], named: tuple[str, ...]
+) -> DataFrame:
     """CSV files, which Spark reads by position: each group has columns, in an order, of its own."""
     frames = [reader.csv(paths) for paths in groups]
+    names = [named or frame.columns for frame in frames]
     kinds: dict[str, list[T.DataType]] = {}
-    for field in itertools.chain.from_iterable(frame.schema.fields for frame in frames):
-        kinds.setdefault(field.name, []).append(field.dataType)
-    if len(frames) > 1 or texts:
+    for of_frame, frame in zip(names, frames, strict=True):
+        for name, field in zip(of_frame, frame.schema.fields, strict=True):
+            kinds.setdefault(name, []).append(field.dataType)
+    if len(frames) > 1 or texts or named:
         types = {
             name: T.StringType() if column_name(name) in texts else _wider(of_name) for name, of_name in kinds.items()
         }
-        schemas = [T.StructType([T.StructField(name, types[name]) for name in frame.columns]) for frame in frames]
+        schemas = [T.StructType([T.StructField(name, types[name]) for name in of_frame]) for of_frame in names]
         frames = [reader.schema(schema).csv(paths) for schema, paths in zip(schemas, groups, strict=True)]
     return reduce(partial(DataFrame.unionByName, allowMissingColumns=True), map(_placed, frames))
 

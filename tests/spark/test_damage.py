@@ -26,8 +26,8 @@ BROKEN = [
     ("a.json", '{"x": 1}{"x": 2}\n{"x": 3}\n', (0, 1), r"line 1 is no JSON record \(Extra data, column 9\)"),
     ("a.json", '{"x": 1}\r\n{"x": 2} and more\r\n', (1, 2), r"line 2 is no JSON record \(Extra data, column 10\)"),
     ("a.json", '{"x": 1}\n' + '{"x": [' + "1, " * 99, (1, 2), r"line 2 .*: '{\"x\": \[1, 1.*…'$"),
-    ("a.csv", "x,y\n1,2\n\n3\n5,6\n", (1, 2), r"line 4 has 1 field, the header has 2: '3'$"),
-    ("a.csv", 'x,y\n1,"[2, 3]"\n3,4,5\n', (1, 2), r"line 3 has 3 fields, the header has 2: '3,4,5'$"),
+    ("a.csv", "x,y\n1,2\n\n3\n5,6\n", (1, 2), r"line 4 has 1 field for 2 columns: '3'$"),
+    ("a.csv", 'x,y\n1,"[2, 3]"\n3,4,5\n', (1, 2), r"line 3 has 3 fields for 2 columns: '3,4,5'$"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import gzip
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -361,6 +363,53 @@ def test_branch_that_is_named_and_cannot_be_a_feature_is_refused_with_the_reason
         opened([str(path)], branches=["x", "in_deep"])
     assert opened([str(path)], branches=["x", "n*"]).plan.schema.names == ("x",)
     assert opened([str(path)], branches=["x", "name"], text=True).plan.schema.names == ("name", "x")
+
+
+# --- CSV without a header line ----------------------------------------------------------------------------------------
+
+
+def test_csv_without_a_header_line_has_the_columns_that_are_named(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    paths = [tmp_path / "0.csv", tmp_path / "1.csv.gz"]
+    paths[0].write_text('1,"[1, 2]",0.5\n0,[],1.5\n')
+    paths[1].write_bytes(gzip.compress(b"1,[3],2\n"))
+    rows = collected(opened([str(path) for path in paths], columns=["label", "Jet.pt", "x"]).dataframe())
+    assert [(row["__file"], row["__entry"]) for row in rows] == [(0, 0), (0, 1), (1, 0)]
+    assert [(row["label"], row["Jet_pt"], row["x"]) for row in rows] == [(1, [1, 2], 0.5), (0, [], 1.5), (1, [3], 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "says"),
+    [
+        ("1.0,2.5\n3,4\n", [], r"line 1 has numbers, not names \(1\.0, \.\.\.\): give --columns"),
+        (",[1],2.5\n3,4\n", [], "line 1 has numbers, not names"),
+        ("a,b\n1,2\n", ["a", "b"], "line 1 has the names of the columns: leave out --columns"),
+        ("1,2\n", ["a"], "line 1 has 2 fields, and 1 columns are named"),
+        ("1,2\n3\n", ["a", "b"], r"entries \[1, 2\): line 2 has 1 field for 2 columns: '3'"),
+    ],
+)
+def test_header_line_that_is_none_or_is_not_expected_is_refused(
+    opened: Callable[..., Events], tmp_path: Path, text: str, columns: list[str], says: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(UnreadableInputError, match=says) as caught:
+        opened([str(path)], columns=columns)
+    assert caught.value.path == str(path)
+
+
+def test_numbers_that_pandas_gives_to_columns_are_names(opened: Callable[..., Events], tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    pd.DataFrame([[1.5, 2], [2.5, 3]]).to_csv(path)
+    assert opened([str(path)]).plan.schema.names == ("0", "1", "_c0")
+
+
+def test_columns_are_named_for_csv_alone(opened: Callable[..., Events], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"x": 1}\n')
+    with pytest.raises(ConfigError, match=r"columns are named for CSV .*a\.json is json"):
+        opened([str(path)], columns=["x"])
 
 
 # --- several files ----------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ WRONG = [
     ({"input": {"categories": {"channel": {}}}}, "channel needs a finite number for each category"),
     ({"input": {"categories": {"channel": {"a": float("nan")}}}}, "channel needs a finite number for each category"),
     ({"input": {"categories": {"channel": ["a"]}}}, "input.categories.channel"),
+    ({"input": {"columns": ["a", "b", "a"]}}, "input.columns: each column needs a name of its own, unlike 'a'"),
     ({"input": {"schema_policy": "union"}}, "input.schema_policy"),
     ({"input": {"timeout": 0}}, "input.timeout"),
     ({"input": {"retries": -1}}, "input.retries"),
