@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 60  # characters of a broken line in a message
 
-_MORE = r"\}\s*[^\s,\]}]"
-"""A closing brace and what cannot follow it within a record; text in quotes may look so too."""
+_MORE = r"\}\s*(?:,\s*\{|[^\s,\]}])"
+"""A closing brace and what may be no more of the record; lists of records and text in quotes look so too."""
 
 
 class Fault(NamedTuple):
@@ -79,8 +79,6 @@ def located(spark: SparkSession, files: Sequence[InputFile], named: tuple[str, .
 def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None:
     """Refuse JSON lines that go on after their record: Spark would read the first record and drop the rest.
 
-    Records with a comma between them, ``{...}, {...}``, are not noticed.
-
     Raises:
         UnreadableInputError: With file, entry, number and beginning of the line.
     """
@@ -94,7 +92,10 @@ def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None
 
     lines = spark.read.text([literal(file.path) for file in files])
     line, end = F.col("value"), F.rtrim("value")
-    doubtful = lines.filter(~(end.endswith("}") | end.endswith("]")) | line.rlike(_MORE))
+    is_one = F.json_array_length(F.concat(F.lit("["), line, F.lit("]"))) == 1  # null where Jackson stumbles, as at NaN
+    doubtful = lines.filter(
+        ~(end.endswith("}") | end.endswith("]")) | (line.rlike(_MORE) & ~(is_one.isNotNull() & is_one))
+    )
     rows = doubtful.select("value", F.col("_metadata.file_path").alias("path")).mapInArrow(broken, "path string")
     paths = {local(row.path) for row in rows.distinct().collect()}
     if paths and (found := _first(spark, [file for file in files if unschemed(file.path) in paths])):

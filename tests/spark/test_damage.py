@@ -24,6 +24,8 @@ BROKEN = [
     ("a.json", '{"x": 1}\nnull\n', (1, 2), r"line 2 is null, not a JSON record"),
     ("a.json", '{"x": 1}\n{"x": "\udcff"}\n', (1, 2), r"line 2 is no UTF-8 text"),
     ("a.json", '{"x": 1}{"x": 2}\n{"x": 3}\n', (0, 1), r"line 1 is no JSON record \(Extra data, column 9\)"),
+    ("a.json", '{"x": 1}\n{"x": 2} , {"x": 3}\n', (1, 2), r"line 2 is no JSON record \(Extra data, column 10\)"),
+    ("a.json", '{"x": NaN},{"x": 2}\n', (0, 1), r"line 1 is no JSON record \(Extra data, column 11\)"),
     ("a.json", '{"x": 1}\r\n{"x": 2} and more\r\n', (1, 2), r"line 2 is no JSON record \(Extra data, column 10\)"),
     ("a.json", '{"x": 1}\n' + '{"x": [' + "1, " * 99, (1, 2), r"line 2 .*: '{\"x\": \[1, 1.*…'$"),
     ("a.csv", "x,y\n1,2\n\n3\n5,6\n", (1, 2), r"line 4 has 1 field for 2 columns: '3'$"),
@@ -92,7 +94,12 @@ def test_file_cut_short_is_told_with_the_last_line_there_is(
 
 def test_lines_that_only_look_like_two_records_are_read(opened: Callable[..., Events], tmp_path: Path) -> None:
     path = tmp_path / "text.json"
-    path.write_text(
-        '{"x": 1, "s": "a} b"}\n{"x": 2, "s": "{} {}", "o": [{"a": 1} , {"a": 2}]}  \n\n[{"x": 3}, {"x": 4}]\n'
-    )
-    assert opened([str(path)]).plan.entries == 4
+    lines = [
+        '{"x": 1, "s": "a} b"}',
+        '{"x": 2, "s": "{} {}", "o": [{"a": 1} , {"a": 2}]}  ',
+        '{"x": NaN, "s": "}, {", "o": [{"a": 1},{"a": 2}]}',
+        "",
+        '[{"x": 3}, {"x": 4}]',
+    ]
+    path.write_text("\n".join(lines))
+    assert opened([str(path)]).plan.entries == 5
