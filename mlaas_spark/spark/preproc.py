@@ -21,7 +21,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.errors import ConfigError, SpecsError, UnreadableInputError, reason
-from mlaas_spark.spark.session import local, on_executor
+from mlaas_spark.spark.session import local, on_executor, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +60,10 @@ def preprocessed(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> Data
         SpecsError: ``preprocessing_batch`` gave a column types that do not fit together.
     """
     name, _ = preproc.first_of((_BATCH, _RECORD), ConfigError)  # a file that cannot run is refused before a job starts
-    return _by_batch(raw, preproc) if name == _BATCH else _by_record(spark, raw, preproc)
+    # by their places: a column may have a name that is none for Spark
+    names = [column for column in raw.columns if column not in {PATH, BLOCK}]
+    placed = raw.select(*(F.col(quoted(name)).alias(str(place)) for place, name in enumerate(names)), PATH, BLOCK)
+    return _by_batch(placed, names, preproc) if name == _BATCH else _by_record(spark, placed, names, preproc)
 
 
 def runs(batch: pa.RecordBatch) -> Iterator[tuple[str, int, pa.RecordBatch]]:
@@ -103,10 +106,11 @@ class _Part:
         return UnreadableInputError(local(self.path), f"{function}({which}{block}) {why}")
 
 
-def _parts(batches: Iterable[pa.RecordBatch]) -> Iterator[_Part]:
+def _parts(batches: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[_Part]:
     seen: Counter[tuple[str, int]] = Counter()
     for batch in batches:
-        for path, block, rows in runs(batch):
+        named = pa.RecordBatch.from_arrays(batch.columns, names=[*names, PATH, BLOCK])
+        for path, block, rows in runs(named):
             yield _Part(path, block, seen[path, block], rows)
             seen[path, block] += rows.num_rows
 
@@ -114,11 +118,11 @@ def _parts(batches: Iterable[pa.RecordBatch]) -> Iterator[_Part]:
 # --- by batch ---------------------------------------------------------------------------------------------------------
 
 
-def _by_batch(raw: DataFrame, preproc: UserFile) -> DataFrame:
+def _by_batch(raw: DataFrame, names: list[str], preproc: UserFile) -> DataFrame:
     def made(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[_Part, pa.RecordBatch]]:
         with on_executor(), preproc.neighbours():
             function = preproc.function(_BATCH, ConfigError)
-            for part in _parts(batches):
+            for part in _parts(batches, names):
                 yield part, _one_batch(function, preproc, part)
 
     def schemas(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -199,11 +203,11 @@ def _cast(made: pa.RecordBatch, field: pa.Field, part: _Part) -> pa.Array:
 # --- by record --------------------------------------------------------------------------------------------------------
 
 
-def _by_record(spark: SparkSession, raw: DataFrame, preproc: UserFile) -> DataFrame:
+def _by_record(spark: SparkSession, raw: DataFrame, names: list[str], preproc: UserFile) -> DataFrame:
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with on_executor(), preproc.neighbours():
             function = preproc.function(_RECORD, ConfigError)
-            for part in _parts(batches):
+            for part in _parts(batches, names):
                 records = enumerate(part.records.to_pylist())
                 done = [_one_record(function, preproc, record, part, number) for number, record in records]
                 yield part.made([pa.array(done, pa.string())], ["record"])

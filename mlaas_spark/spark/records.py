@@ -24,7 +24,7 @@ from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, Ev
 from mlaas_spark.spark.damage import located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
-from mlaas_spark.spark.session import literal, local, received, unschemed
+from mlaas_spark.spark.session import literal, local, quoted, received, unschemed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -189,7 +189,7 @@ def _rows(parts: Sequence[Part], names: Sequence[str]) -> DataFrame:
     frames = []
     for part in parts:
         has = {*part.schema.names}
-        values = (F.col(_quoted(name)) if name in has else F.lit(None).cast(kinds[name]) for name in names)
+        values = (F.col(quoted(name)) if name in has else F.lit(None).cast(kinds[name]) for name in names)
         columns = [value.alias(str(place)) for place, value in enumerate(values)]
         frames.append(part.frame.select(*columns, PATH, BLOCK))
     return reduce(DataFrame.union, frames)
@@ -370,7 +370,7 @@ def _wider(kinds: Sequence[T.DataType]) -> T.DataType:
 
 def _placed(frame: DataFrame) -> DataFrame:
     return frame.select(
-        *[F.col(_quoted(name)) for name in frame.columns],
+        *[F.col(quoted(name)) for name in frame.columns],
         F.col("_metadata.file_path").alias(PATH),
         F.col("_metadata.file_block_start").alias(BLOCK),
     )
@@ -464,11 +464,7 @@ def _leaves(frame: DataFrame) -> Iterator[tuple[str, T.DataType, Column]]:
 
     for field in frame.schema.fields:
         if field.name not in {PATH, BLOCK}:
-            yield from walk(field.name, field.dataType, F.col(_quoted(field.name)))
-
-
-def _quoted(name: str) -> str:
-    return f"`{name.replace('`', '``')}`"
+            yield from walk(field.name, field.dataType, F.col(quoted(field.name)))
 
 
 def _numbers_in_text(

@@ -240,3 +240,8 @@ def unschemed(path: str) -> str:
 def literal(path: str) -> str:
     """A path in which Spark sees no glob."""
     return re.sub(r"([\\{}\[\]*?])", r"\\\1", path)
+
+
+def quoted(name: str) -> str:
+    """A column's name in which Spark sees no dots and quotes."""
+    return f"`{name.replace('`', '``')}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import datetime as dt
 import gzip
@@ -25,6 +26,7 @@ from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.schema import EventSchema
 from mlaas_spark.spark import specs as spark_specs
+from mlaas_spark.spark.convert import convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,6 +196,57 @@ def test_nulls_are_missing_and_counted_as_nan(
         "l": (1.5, 2.5, 2),
     }
     assert found["l"]["lengths"] == [2, 1, 1]  # a list that is missing is an empty one
+
+
+@pytest.mark.parametrize("writer", [as_parquet, as_json, as_csv])
+def test_missing_values_are_nulls_after_a_conversion_too(
+    opened: Callable[..., Events], tmp_path: Path, writer: Callable[[Path], None]
+) -> None:
+    path, folder = tmp_path / f"nulls.{writer.__name__.removeprefix('as_')}", tmp_path / "made"
+    writer(path)
+    convert(opened([str(path)]), str(folder))
+    found = pq.read_table(next(folder.glob("*.parquet"))).to_pydict()
+    inside = found["l"][0].pop()
+    assert inside is None or (path.suffix == ".csv" and math.isnan(inside))  # a list in CSV has NaN, it has no null
+    assert {name: found[name] for name in VALUES} == {**VALUES, "l": [[1.5], None, [], [2.5]]}
+    stats = [spark_specs.compute(opened([str(place)]), list(VALUES))[0].specs for place in (path, folder)]
+    assert [[(of[name].count, of[name].nan) for name in VALUES] for of in stats] == [
+        [(4, 2), (4, 1), (4, 1), (3, 1)]
+    ] * 2
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [("json", ('{"x": 1, "l": [2]}\n{"x": 3}\n', '{"x": 5}\n')), ("csv", ("x,l\n1,[2]\n3,\n", "l,x\n,5\n"))],
+)
+def test_compressed_text_is_read_as_it_is_uncompressed(
+    opened: Callable[..., Events],
+    tmp_path: Path,
+    collected: Callable[[DataFrame], list[Event]],
+    kind: str,
+    texts: tuple[str, str],
+    suffix: str,
+    compress: Callable[[bytes], bytes],
+) -> None:
+    paths = [tmp_path / f"{number}.{kind}.{suffix}" for number in range(2)]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(compress(text.encode()))
+    rows = collected(opened([str(path) for path in paths], schema_policy="fill").dataframe())
+    assert [(row["__file"], row["x"], row["l"]) for row in rows] == [(0, 1, [2]), (0, 3, None), (1, 5, None)]
+
+
+def test_names_with_dots_and_quotes_are_names(
+    opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]]
+) -> None:
+    paths, code = [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "preproc.py"
+    for path, text in zip(paths, ("jet.pt,c d\n1,3\n", "a`b,c d,jet.pt\n2,6,4\n"), strict=True):
+        path.write_text(text)
+    for function in ("preprocessing(rec):", "preprocessing_batch(rec):", ""):
+        code.write_text(f"def {function}\n    return rec\n" if function else "")
+        events = opened([str(path) for path in paths], preproc=code if function else None, schema_policy="fill")
+        rows = collected(events.dataframe())
+        assert [(row["jet_pt"], row["a`b"], row["c d"]) for row in rows] == [(1, None, 3), (4, 2, 6)]
 
 
 def test_numbers_in_quotes_and_between_blanks_are_numbers_in_csv(
