@@ -1,7 +1,12 @@
 """Parquet, JSON and CSV through Spark's own readers: their schema, their entries, and their rows as event batches.
 
 Entries are numbered as they lie in the file: a block that Spark reads in one task (a split of the file) is an entry
-range, blocks are counted once, and rows of a block come in order.
+range, blocks are counted once, and rows of a block come in order. Blocks are a function of the files alone.
+
+Of records in records, and of lists of records, each value is a branch with a dotted name. Times are seconds, nulls stay
+nulls. Text of CSV whose every value is a number is a number, as CSV has no types; text of JSON and Parquet that looks
+like one is meant as text. A file lacks a branch that neither its header (of JSON its first records) names nor any of
+its events has a value of.
 """
 
 from __future__ import annotations
