@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlaas_spark import manifest, storage
+from mlaas_spark import manifest, storage, xrootd
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, UnreadableInputError, reason
 from mlaas_spark.spark.session import on_executor, partitions, received
@@ -54,11 +54,17 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile], named: tuple[s
     """The header of each file; of CSV files without header lines the columns are ``named``.
 
     Raises:
-        UnreadableInputError: A file is missing, empty, not of its format, or lies beside what petastorm would unpickle.
+        UnreadableInputError: A file is missing, empty, not of its format, where Spark cannot read it, or beside what
+            petastorm would unpickle.
     """
     for file in files:
         if file.path.rpartition("/")[2].startswith(("_", ".")):
             raise UnreadableInputError(file.path, "Spark passes over files whose names begin with _ or .: rename it")
+        if xrootd.is_url(file.path):
+            why = (
+                f"Spark's readers of {file.format} know no XRootD, only ROOT files are read from there: copy it to HDFS"
+            )
+            raise UnreadableInputError(file.path, f"{why} or a disk that all executors see")
 
     def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, Columns | int]]:
         known: dict[Columns, int] = {}  # columns cross to the driver once a partition, not once a file

@@ -637,6 +637,12 @@ def test_file_that_spark_passes_over_is_refused(opened: Callable[..., Events], t
     assert caught.value.path == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
+def test_file_on_xrootd_that_spark_would_have_to_read_is_refused(opened: Callable[..., Events], kind: str) -> None:
+    with pytest.raises(UnreadableInputError, match="know no XRootD, only ROOT files are read from there: copy it"):
+        opened([f"root://nobody.invalid//store/events.{kind}"])
+
+
 @pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
 def test_names_with_signs_of_globs_and_urls_are_names(
     opened: Callable[..., Events], tmp_path: Path, collected: Callable[[DataFrame], list[Event]], suffix: str
