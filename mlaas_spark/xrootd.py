@@ -413,8 +413,9 @@ def _patiently(action: Callable[[], T], patience: Patience, pause: Callable[[flo
     try:
         return action()
     except _PassingError as error:
+        tries = f"{patience.retries + 1} times" if patience.retries else "once"
         msg = (
-            f"its server does not answer ({error}), tried {patience.retries + 1} times in "
+            f"its server does not answer ({error}), tried {tries} in "
             f"{time.monotonic() - began:.0f} s: give it more tries with --retries, or with --timeout more than "
             f"{patience.timeout} s for an answer"
         )
