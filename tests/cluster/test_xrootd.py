@@ -204,7 +204,7 @@ def test_data_source_reads_from_the_server_and_gives_it_up_as_its_options_say(
     assert frame.count() == expected.count()
     assert frame.exceptAll(expected).isEmpty()
     server.process.send_signal(signal.SIGSTOP)
-    with pytest.raises(UnreadableInputError, match=r"does not answer .*, tried 1 times"), received():
+    with pytest.raises(UnreadableInputError, match=r"does not answer .*, tried once"), received():
         frame.collect()
 
 
