@@ -72,7 +72,7 @@ class Headers:
             "flat": len(schema.flat),
             "jagged": len(schema.jagged),
             "identifiers": list(self.identifiers),
-            "branches": [{**asdict(b), "compressed": self.compressed.get(b.source)} for b in schema.branches],
+            "branches": [{**b.to_json(), "compressed": self.compressed.get(b.source)} for b in schema.branches],
             "omitted": [{**asdict(item), "compressed": sizes.get(item.name)} for item in schema.omitted],
         }
 

@@ -184,7 +184,7 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "", form: str = "{}") -> I
     """Fields and their types by name, those of records in records, and in lists, with dotted names."""
     for field in fields:
         kind, own = field.type, form
-        while _is_list(kind):
+        while is_list(kind):
             kind, own = kind.value_type, own.format("list<{}>")
         if pa.types.is_struct(kind):
             yield from _leaves(kind, f"{prefix}{field.name}.", own)
@@ -192,7 +192,7 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "", form: str = "{}") -> I
             yield prefix + field.name, own.format(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
     """Whether it is a list; who wrote it, and how it names its elements, makes no difference."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 

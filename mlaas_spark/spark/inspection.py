@@ -15,6 +15,7 @@ from mlaas_spark import storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.inspection import OnDisk, Reading, added
+from mlaas_spark.spark.headers import is_list
 from mlaas_spark.spark.session import on_executor, partitions, received
 from mlaas_spark.spark.specs import (
     RANGE_BYTES,
@@ -103,8 +104,11 @@ def _column_chunks(path: str) -> dict[str, int]:
 
 def _owners(field: pa.Field, prefix: str = "") -> Iterator[str]:
     """For each of Parquet's columns below a field, in order, the name of its branch: members of records have dots."""
-    if pa.types.is_struct(field.type):
-        for member in field.type:
+    kind = field.type
+    while is_list(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        for member in kind:
             yield from _owners(member, f"{prefix}{field.name}.")
     else:
         yield from [prefix + field.name] * _columns_below(field.type)

@@ -205,7 +205,7 @@ def test_missing_values_are_nulls_after_a_conversion_too(
     path, folder = tmp_path / f"nulls.{writer.__name__.removeprefix('as_')}", tmp_path / "made"
     writer(path)
     convert(opened([str(path)]), str(folder))
-    found = pq.read_table(next(folder.glob("*.parquet"))).to_pydict()
+    found = pq.read_table(next(folder.rglob("*.parquet"))).to_pydict()
     inside = found["l"][0].pop()
     assert inside is None or (path.suffix == ".csv" and math.isnan(inside))  # a list in CSV has NaN, it has no null
     assert {name: found[name] for name in VALUES} == {**VALUES, "l": [[1.5], None, [], [2.5]]}
