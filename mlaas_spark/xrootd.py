@@ -7,10 +7,12 @@ client alone says when it ends, and a thread that waits there cannot be called b
 from __future__ import annotations
 
 import bisect
+import importlib
 import logging
 import os
 import queue
 import random
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fsspec.spec import AbstractFileSystem
 
-from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.errors import ConfigError, UnreadableInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,12 +115,27 @@ def split(url: str) -> tuple[str, str]:
 
 
 def prepare_client() -> None:
-    """Give the client its settings, which it reads once, when it is imported.
+    """Import the client with its settings, which it reads then; those set already (``spark.executorEnv.XRD_...``) stay.
 
-    Those that are set already (``spark.executorEnv.XRD_...``) stay.
+    TensorFlow shows all the process the OpenSSL that it contains, and the client dies of it where it is loaded later,
+    unless its libraries look first among themselves.
+
+    Raises:
+        ConfigError: It is not installed.
     """
+    if "XRootD.client" in sys.modules:
+        return
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        importlib.import_module("XRootD.client")
+    except ImportError as error:
+        msg = f"root:// needs XRootD's client ({error}): pip install 'mlaas-spark[xrootd]'"
+        raise ConfigError(msg) from error
+    finally:
+        sys.setdlopenflags(flags)
 
 
 class Folders(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -225,3 +227,12 @@ def server(local: Path) -> Iterator[servers.XRootD]:
     """A server of the ROOT files in ``/store``, for one test to break."""
     with servers.xrootd(local / "root") as running:
         yield running
+
+
+def test_client_lives_beside_a_tensorflow_that_was_there_first(xrootd: str) -> None:
+    read = f"root_io.read_header({xrootd + '/signal_0.root'!r}).entries"
+    script = f"import tensorflow\nfrom mlaas_spark import root_io\nprint({read})"
+    done = subprocess.run(  # noqa: S603 - our own interpreter and script
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "600"), done.stderr[-2000:]

@@ -73,6 +73,7 @@ def test_silent_server_is_tried_as_often_as_patience_says(silent: str) -> None:
 def test_client_that_never_calls_back_is_not_waited_for_without_end(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    xrootd.prepare_client()
     monkeypatch.setattr("XRootD.client.File.open", lambda *_, **__: SimpleNamespace(ok=True))
     monkeypatch.setattr(xrootd, "_GRACE_S", 0)
     with pytest.raises(UnreadableInputError, match=r"its client has not called back in 1 s\), tried once"):
