@@ -104,7 +104,7 @@ CASES = {
     "ragged line of CSV": Case(
         lambda p: labelled(p, p.write("ragged.csv", "nMuon,x\n1,2\n2\n")),
         3,
-        r"cannot read .*ragged\.csv, entries \[1, 2\): line 3 has 1 field, the header has 2: '2'$",
+        r"cannot read .*ragged\.csv, entries \[1, 2\): line 3 has 1 field for 2 columns: '2'$",
     ),
     "tree missing": Case(
         lambda p: labelled(p, p.good, "--tree", "Event"),
