@@ -44,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _LISTED = 20  # names of a reason, and reasons
-_WIDTH = None if sys.stdout.isatty() else 200  # a pipe or a log is not 80 columns wide
+_WIDTH = None if sys.stdout.isatty() else 10_000  # in a pipe or a log a row is a line, however long its paths are
 _out = Console(width=_WIDTH, soft_wrap=True, highlight=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False)
 
