@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 _REMOTE = re.compile(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*)"\)', re.DOTALL)
 _STACK = re.compile(r"(?:\n|\\n)\s*(?:\t|\\t)at .*", re.DOTALL)
 _NO_NAME_NODE = "no NameNode is known by this name: write hdfs://host:port/..., or have HADOOP_CONF_DIR name it"
-_SAFE_MODE = "SafeModeException"
-_SAFE_MODE_WAITS = (1, 2, 4, 8, 15, 15, 15)  # seconds: a NameNode that restarts refuses to write for half a minute
+_NOT_YET = (
+    "SafeModeException",
+    "RetriableException",
+    "StandbyException",
+)  # of a NameNode that starts: nothing was done
+_NOT_YET_WAITS = (1, 2, 4, 8, 15, 15, 15)  # seconds: it refuses to write for half a minute
 _LINES = 1 << 20  # bytes that are read at once where lines are wanted
 
 _clients: list[Any] = []
@@ -69,7 +73,7 @@ class HdfsFileSystem(_HdfsFileSystem):
     """HDFS whose failures are ``OSError``: PermissionError, FileNotFoundError, ConnectionError and so on.
 
     hdfs_native waits about three minutes for a NameNode that does not answer, see ``dfs.client.failover.*`` of Hadoop's
-    configuration; one in safe mode is waited for here.
+    configuration; one that answers that it is starting, or in safe mode, is waited for here.
     """
 
     def __init__(self, host: str | None = None, port: int | None = None, **options: Any) -> None:
@@ -144,14 +148,14 @@ class _Named:
 
 
 def called(method: Callable[..., Any], path: str, *args: Any) -> Any:
-    """What the method returns, a list in place of an iterator; a NameNode in safe mode is asked again."""
+    """What the method returns, a list in place of an iterator; a NameNode that is starting is asked again."""
     where = path or str(args[0])
-    for wait in (*_SAFE_MODE_WAITS, None):
+    for wait in (*_NOT_YET_WAITS, None):
         try:
             result = method(*args)
             return list(result) if isinstance(result, Iterator) else result
         except (OSError, RuntimeError, ValueError) as error:
-            if wait is None or _SAFE_MODE not in str(error):
+            if wait is None or not any(name in str(error) for name in _NOT_YET):
                 raise _as_os_error(error, where) from error
         time.sleep(wait)
     return None

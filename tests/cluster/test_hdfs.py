@@ -66,6 +66,7 @@ for line in sys.argv[1:]:
 """
 
 GATE = """
+import os
 import time
 from pathlib import Path
 from mlaas_spark import storage
@@ -74,7 +75,7 @@ HERE = Path({folder!r})
 
 def preprocessing(rec):
     if (HERE / "armed").exists() and not (HERE / "open").exists() and storage.exists({out!r} + "/_staging"):
-        (HERE / "reached").touch()
+        (HERE / f"reached-{{os.getpid()}}").touch()
         end = time.monotonic() + 120
         while not (HERE / "open").exists() and time.monotonic() < end:
             time.sleep(0.02)
@@ -425,9 +426,9 @@ class Gate:
         (self.folder / "open").touch()
 
     def wait_for(self, over: Callable[[], bool]) -> None:
-        """Until the job stands before the gate."""
+        """Until both tasks of the job, a file each, stand before the gate: Spark has read what they write."""
         end = time.monotonic() + 200
-        while not (self.folder / "reached").exists():
+        while len(list(self.folder.glob("reached-*"))) < 2:
             assert not over(), "the job ended before it reached the gate"
             assert time.monotonic() < end
             time.sleep(0.02)

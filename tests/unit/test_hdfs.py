@@ -1,4 +1,4 @@
-"""hdfs: URLs as Spark spells them, hdfs_native's failures as Python's errors, a NameNode in safe mode, forks."""
+"""hdfs: URLs as Spark spells them, hdfs_native's failures as Python's errors, a NameNode that starts, forks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ STACK = (
     "\\n\\tat org.apache.hadoop.hdfs.server.namenode.FSPermissionChecker.check(FSPermissionChecker.java:661)\\n\\tat x"
 )
 SAFE_MODE = 'RPCError("org.apache.hadoop.hdfs.server.namenode.SafeModeException", "Cannot create /a. Name node is in'
+NOT_STARTED = 'RPCError("org.apache.hadoop.ipc.RetriableException", "NameNode still not started")'
 
 
 def answering(*answers: Any) -> tuple[Callable[..., Any], list[Any]]:
@@ -86,10 +87,10 @@ def test_failures_are_pythons_with_path_and_without_javas_stack(
     assert "java" not in told
 
 
-def test_name_node_in_safe_mode_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_node_that_starts_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    method, left = answering(RuntimeError(SAFE_MODE), RuntimeError(SAFE_MODE), "done")
+    method, left = answering(RuntimeError(NOT_STARTED), RuntimeError(SAFE_MODE), "done")
     assert hdfs.called(method, "/a") == "done"
     assert (left, waited) == ([], [1, 2])
 
