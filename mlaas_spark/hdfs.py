@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 _REMOTE = re.compile(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*)"\)', re.DOTALL)
 _STACK = re.compile(r"(?:\n|\\n)\s*(?:\t|\\t)at .*", re.DOTALL)
 _NO_NAME_NODE = "no NameNode is known by this name: write hdfs://host:port/..., or have HADOOP_CONF_DIR name it"
-_NOT_YET = (
-    "SafeModeException",
-    "RetriableException",
-    "StandbyException",
-)  # of a NameNode that starts: nothing was done
+_NOT_YET = ("SafeModeException", "RetriableException", "StandbyException")  # of one that starts: nothing was done
 _NOT_YET_WAITS = (1, 2, 4, 8, 15, 15, 15)  # seconds: it refuses to write for half a minute
 _LINES = 1 << 20  # bytes that are read at once where lines are wanted
 
