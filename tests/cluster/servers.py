@@ -123,8 +123,8 @@ def xrootd_redirector(*folders: Path) -> Iterator[str]:
             start("cmsd", home, (home / ".olb" / "olbd.admin").exists)
             start("xrootd", home, lambda: True)
         log = manager / "cmsd.log"
-        while not {"service enabled", "changed to active"} <= set(_LIVE.findall(log.read_text(errors="replace"))):
-            time.sleep(0.1)
+        said = {"service enabled", "changed to active"}
+        wait(lambda: said <= set(_LIVE.findall(log.read_text(errors="replace"))), "the redirector")
         yield f"root://localhost:{port}"
 
 
@@ -178,10 +178,7 @@ class Hadoop:
         before = self._answers()
         self.server.stdin.write(f"{text}\n".encode())
         self.server.stdin.flush()
-        end = time.monotonic() + _START_S
-        while self._answers() == before:
-            assert time.monotonic() < end, text
-            time.sleep(0.1)
+        wait(lambda: self._answers() != before, text)
 
     def logs(self) -> str:
         """The ends of what YARN's containers have printed."""
@@ -226,11 +223,9 @@ def _running(
 
 
 def _await(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_S
-    while not ready():
-        if process.poll() is not None or time.monotonic() > end:
-            pytest.fail(f"{process.args!r} did not start: {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.1)
+    wait(lambda: process.poll() is not None or ready(), f"{process.args!r}", log)
+    if process.poll() is not None:
+        pytest.fail(f"{process.args!r} did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -248,12 +243,13 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait(ready: Callable[[], bool], what: str) -> None:
-    """Return when ``ready`` says so; the test fails if that takes too long."""
+def wait(ready: Callable[[], bool], what: str, log: Path | None = None) -> None:
+    """Return when ``ready`` says so; the test fails, with the end of the log, if that takes too long."""
     end = time.monotonic() + _START_S
     while not ready():
         if time.monotonic() > end:
-            pytest.fail(f"{what} is not ready after {_START_S} s")
+            said = f": {log.read_text(errors='replace')[-2000:]}" if log else ""
+            pytest.fail(f"{what} is not ready after {_START_S} s{said}")
         time.sleep(0.1)
 
 
