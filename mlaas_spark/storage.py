@@ -28,6 +28,7 @@ from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from mlaas_spark.xrootd import Patience
 
@@ -84,21 +85,20 @@ def why(error: OSError) -> str:
 
 def _reads(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
     """A function that reads what its first argument names."""
-
-    @wraps(function)
-    def run(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with reading(url):
-            return function(url, *args, **kwargs)
-
-    return run
+    return _within(reading, function)
 
 
 def _writes(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
     """A function that writes what its first argument names."""
+    return _within(writing, function)
 
+
+def _within(
+    context: Callable[[str], AbstractContextManager[None]], function: Callable[Concatenate[str, P], T]
+) -> Callable[Concatenate[str, P], T]:
     @wraps(function)
     def run(url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with writing(url):
+        with context(url):
             return function(url, *args, **kwargs)
 
     return run
