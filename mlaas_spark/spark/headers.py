@@ -103,8 +103,6 @@ def _fingerprint(path: str) -> str:
         size, head, tail = storage.head_and_tail(path, _SAMPLE)
     except FileNotFoundError as error:
         raise UnreadableInputError(path, "no such file") from error
-    except OSError as error:
-        raise UnreadableInputError(path, reason(error)) from error
     if not size:
         raise UnreadableInputError(path, "the file is empty (0 bytes)")
     return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]

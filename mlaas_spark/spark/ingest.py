@@ -231,7 +231,7 @@ def open_events(
 
 
 def frame_schema(schema: EventSchema) -> pa.Schema:
-    """Arrow schema of the DataFrame of events: types that Spark has (unsigned integers one size up, float16 as float).
+    """Arrow schema of the DataFrame of events: types that Spark has (unsigned integers one size up).
 
     uint64 becomes int64; a value beyond its range is an error, not another value.
     """
@@ -263,7 +263,6 @@ def _spark_type(kind: pa.DataType) -> pa.DataType:
         pa.uint16(): pa.int32(),
         pa.uint32(): pa.int64(),
         pa.uint64(): pa.int64(),
-        pa.float16(): pa.float32(),
     }
     return wider.get(kind, kind)
 
