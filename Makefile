@@ -73,6 +73,7 @@ $(PACK)/.installed: requirements-run.lock
 	@touch $@
 
 $(PACKED): $(PACK)/.installed $(INSTALLED) $(shell find mlaas_spark -type f -not -name '*.pyc' 2>/dev/null)
+	@rm -rf build/lib build/bdist.*  # where pip builds, and would find modules that are gone from the sources
 	@$(PACK)/bin/$(PIP) install --force-reinstall --no-deps --no-build-isolation .
 	@mkdir -p dist
 	@$(BIN)/venv-pack --quiet --force --prefix $(PACK) --output $@ --compress-level 1 $(UNPACKED:%=--exclude '*/%/*')
