@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import awkward as ak
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     import queue
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy.typing as npt
+
 _log = logging.getLogger(__name__)
 
 # Intel's inflate, 1.7 times as fast as zlib's. Of this instance alone: ``uproot.ZLIB.library``, which uproot documents,
 # is for writing.
 uproot.compression._decompress_ZLIB.library = "isal"  # noqa: SLF001
+
+_LARGEST_OFFSET = 2**31 - 1  # of Arrow's lists
 
 _IsalError = cast("type[Exception]", igzip_lib.IsalError)  # which its stub calls an instance
 
@@ -188,16 +193,63 @@ def _read(
 ) -> tuple[pa.RecordBatch, tuple[int, str] | None]:
     """The events, and the first entry in which a list is not as long as its counter says, if there is one."""
     sources = sorted({*(branch.source for branch in schema.branches), *counters.values()})
+    plain = {source: kind for source in sources if (kind := _plain_numbers(tree[source])) is not None}
     # members of an RNTuple's objects one by one: asked for together, uproot gives the objects that they are of
     members = [] if hasattr(tree, "tree") else [source for source in sources if "." in source]
-    together = [source for source in sources if source not in members]
-    arrays = tree.arrays(together, entry_start=start, entry_stop=stop, how=dict) if together else {}
+    together = [source for source in sources if source not in plain and source not in members]
+    # a range is read once: uproot need not keep it
+    given = {"entry_start": start, "entry_stop": stop, "array_cache": None}
+    arrays = tree.arrays(plain, library="np", how=dict, **given) if plain else {}
+    arrays |= tree.arrays(together, how=dict, **given) if together else {}
     arrays |= {source: tree[source].array(entry_start=start, entry_stop=stop) for source in members}
     columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
     columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
     columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
     batch = pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])
     return batch, _miscounted(batch, arrays, counters, start)
+
+
+class _Lists(uproot.AsJagged):  # type: ignore[misc] # uproot has no types
+    """Jagged numbers as an Arrow array: the values of each basket are copied once, to their place."""
+
+    def final_array(
+        self,
+        basket_arrays: Mapping[int, Any],
+        entry_start: int,
+        entry_stop: int,
+        entry_offsets: Sequence[int],
+        *_: Any,
+    ) -> pa.ListArray:
+        parts = [
+            (basket_arrays[number].offsets[max(entry_start - first, 0) : entry_stop - first + 1], basket_arrays[number])
+            for number, (first, last) in enumerate(pairwise(entry_offsets))
+            if first < entry_stop and entry_start < last
+        ]
+        total = sum(int(edges[-1]) - int(edges[0]) for edges, _ in parts)
+        if total > _LARGEST_OFFSET:
+            msg = f"{total} values of a branch in one range are too many: make spark.events_per_task smaller"
+            raise ValueError(msg)
+        offsets, values = np.zeros(entry_stop - entry_start + 1, np.int32), np.empty(total, self.content.to_dtype)
+        row = place = 0
+        for edges, basket in parts:
+            first, last = int(edges[0]), int(edges[-1])
+            values[place : place + last - first] = basket.content[first:last]
+            offsets[row + 1 : row + len(edges)] = edges[1:] - first + place
+            row, place = row + len(edges) - 1, place + last - first
+        if (offsets[1:] < offsets[:-1]).any():
+            msg = "a basket has offsets that go back"
+            raise ValueError(msg)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _plain_numbers(branch: Any) -> Any:
+    """How to read a TTree's branch of numbers, flat or jagged, without awkward; None for every other kind."""
+    kind: Any = getattr(branch, "interpretation", None)
+    numbers: Any = kind.content if type(kind) is uproot.AsJagged else kind
+    # of this class alone: Double32_t and others derive from it
+    if type(numbers) is not uproot.AsDtype or numbers.inner_shape or numbers.to_dtype.name not in NUMERIC:
+        return None
+    return kind if numbers is kind else _Lists(numbers, kind.header_bytes, kind.typename)
 
 
 def _miscounted(
@@ -230,20 +282,24 @@ def _counts(branch: Any) -> bool:
     return isinstance(kind, uproot.AsDtype) and kind.to_dtype.kind in "iu" and not branch.branches
 
 
-def _to_arrow(array: ak.Array, branch: Branch, entries: int) -> pa.Array:
-    """An awkward array as the column type of its branch; no copy where the buffers fit."""
+def _to_arrow(array: ak.Array | npt.NDArray[Any] | pa.Array, branch: Branch, entries: int) -> pa.Array:
+    """An array as the column type of its branch; no copy where the buffers fit."""
     if len(array) != entries:
         msg = f"branch {branch.name!r} has {len(array)} values for {entries} entries"
         raise ValueError(msg)
-    if array.fields:  # a member of the objects in a list
-        array = array[array.fields[0]]
-    if HALF in branch.dtype:
-        array = ak.values_astype(array, np.float32)
-    column = _plain(ak.to_arrow(array, list_to32=True, string_to32=True, extensionarray=False))
+    column = _of_awkward(array, branch) if isinstance(array, ak.Array) else pa.array(array)
     column = column if column.type == branch.arrow_type else column.cast(branch.arrow_type)
     if branch.why_no_feature:
         column.validate(full=True)  # text that is not UTF-8 is refused here, not by who reads the Parquet file
     return column
+
+
+def _of_awkward(array: ak.Array, branch: Branch) -> pa.Array:
+    if array.fields:  # a member of the objects in a list
+        array = array[array.fields[0]]
+    if HALF in branch.dtype:
+        array = ak.values_astype(array, np.float32)
+    return _plain(ak.to_arrow(array, list_to32=True, string_to32=True, extensionarray=False))
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from mlaas_spark import storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
-from mlaas_spark.spark.session import file_of, literal, local, on_executor, partitions, received, unreadable, unschemed
+from mlaas_spark.spark.session import file_of, literal, local, on_executor, spread, unreadable, unschemed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,12 +106,9 @@ def _first(spark: SparkSession, files: Sequence[InputFile], fields: int = 0) -> 
     """The first broken line of the first file that has one."""
 
     def search(some: Iterable[InputFile]) -> Iterator[Fault]:
-        with on_executor():
-            yield from filter(None, (first_fault(file, fields) for file in some))
+        yield from filter(None, (first_fault(file, fields) for file in some))
 
-    spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
-    with received():
-        return next(iter(spread.mapPartitions(search).collect()), None)
+    return next(iter(spread(spark, files, search)), None)
 
 
 def first_fault(file: InputFile, fields: int = 0) -> Fault | None:

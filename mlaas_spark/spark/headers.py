@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mlaas_spark import manifest, storage, xrootd
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, UnreadableInputError, reason
-from mlaas_spark.spark.session import on_executor, partitions, received
+from mlaas_spark.spark.session import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,21 +69,18 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile], named: tuple[s
     def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, Columns | int]]:
         known: dict[Columns, int] = {}  # columns cross to the driver once a partition, not once a file
         safe: set[str] = set()
-        with on_executor():
-            for file in some:
-                uuid = _fingerprint(file.path)
-                if file.format is Format.PARQUET:
-                    _refuse_planted(file.path, safe)
-                columns = _columns(file, named)
-                yield file.path, uuid, known.get(columns, columns)
-                known.setdefault(columns, len(known))
+        for file in some:
+            uuid = _fingerprint(file.path)
+            if file.format is Format.PARQUET:
+                _refuse_planted(file.path, safe)
+            columns = _columns(file, named)
+            yield file.path, uuid, known.get(columns, columns)
+            known.setdefault(columns, len(known))
 
     def whole(some: Iterable[InputFile]) -> Iterator[list[tuple[str, str, Columns | int]]]:
         yield list(read(some))
 
-    spread = spark.sparkContext.parallelize(list(files), partitions(spark, len(files)))
-    with received():
-        parts = spread.mapPartitions(whole).collect()
+    parts = spread(spark, files, whole)
     found = [header for part in parts for header in _resolved(part)]
     return [header for _, header in found]
 

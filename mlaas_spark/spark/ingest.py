@@ -30,7 +30,7 @@ from mlaas_spark.plan import EntryRange, Plan, PlannedFile, coarse, copy_numbers
 from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
-from mlaas_spark.spark.session import numbers, on_executor, partitions, received
+from mlaas_spark.spark.session import numbers, on_executor, received, spread
 from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
@@ -374,23 +374,20 @@ def _open_root(
         from mlaas_spark import root_io
 
         known: set[str] = set()
-        with on_executor():
-            for index, file in numbered:
-                for header in root_io.read_headers(file.path, file.tree, patience):
-                    if file.uuid and file.uuid != header.uuid:
-                        why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
-                        raise UnreadableInputError(file.path, why, header.tree)
-                    digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
-                    if digest not in known:
-                        known.add(digest)
-                        yield "schema", (digest, header.schema)
-                    edges = coarse(header.boundaries, events_per_task)
-                    clusters = len(header.boundaries) - 1
-                    yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
+        for index, file in numbered:
+            for header in root_io.read_headers(file.path, file.tree, patience):
+                if file.uuid and file.uuid != header.uuid:
+                    why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
+                    raise UnreadableInputError(file.path, why, header.tree)
+                digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
+                if digest not in known:
+                    known.add(digest)
+                    yield "schema", (digest, header.schema)
+                edges = coarse(header.boundaries, events_per_task)
+                clusters = len(header.boundaries) - 1
+                yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
 
-    numbered = spark.sparkContext.parallelize(list(enumerate(files)), partitions(spark, len(files)))
-    with received():
-        found = numbered.mapPartitions(read).collect()
+    found = spread(spark, list(enumerate(files)), read)
     schemas: dict[str, EventSchema] = dict(_only(found, "schema"))
     names = {name for schema in schemas.values() for name in schema.names}
     first: dict[str, str] = {}

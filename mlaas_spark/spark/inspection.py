@@ -16,7 +16,7 @@ from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.inspection import OnDisk, Reading, added
 from mlaas_spark.spark.headers import is_list
-from mlaas_spark.spark.session import on_executor, partitions, received
+from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import (
     RANGE_BYTES,
     RANGE_EVENTS,
@@ -55,15 +55,12 @@ def on_disk(events: Events) -> tuple[tuple[OnDisk, ...], dict[str, int | None]]:
     patience = events.patience
 
     def look(some: Iterable[_File]) -> Iterator[tuple[list[tuple[int, OnDisk]], dict[str, int | None]]]:
-        with on_executor():
-            contents = [(file, *_contents(file, patience)) for file in some]
-            found = [(file.number, OnDisk(_size(file.path, patience), trees)) for file, trees, _ in contents]
-            # sizes of branches cross to the driver once a partition, not once a file
-            yield found, added(sizes for _, _, sizes in contents)
+        contents = [(file, *_contents(file, patience)) for file in some]
+        found = [(file.number, OnDisk(_size(file.path, patience), trees)) for file, trees, _ in contents]
+        # sizes of branches cross to the driver once a partition, not once a file
+        yield found, added(sizes for _, _, sizes in contents)
 
-    spread = events.spark.sparkContext.parallelize(files, partitions(events.spark, len(files)))
-    with received():
-        parts = spread.mapPartitions(look).collect()
+    parts = spread(events.spark, files, look)
     of_files = dict(item for found, _ in parts for item in found)
     return tuple(of_files[file.number] for file in files), added(sizes for _, sizes in parts)
 

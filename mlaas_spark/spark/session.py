@@ -5,28 +5,35 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import re
 import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 from zipimport import zipimporter
 
+import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkFiles, TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputError, from_text, reason, to_text
+from mlaas_spark.memory import keep_freed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pyspark.sql import DataFrame
 
     from mlaas_spark.config import SparkConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +61,11 @@ _DEFAULTS = {
     "spark.sql.shuffle.partitions": "64",
     "spark.ui.showConsoleProgress": "false",
 }
+_MADE = pa.schema([("made", pa.binary())])
 _QUIET = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
 _PROXY = "mlaas_spark.x509_proxy"  # property of our jobs: name of the grid proxy among the files that Spark ships
 _LOCAL_DEFAULTS = {
+    "spark.python.daemon.module": "mlaas_spark.spark.daemon",  # elsewhere the package may come after the daemon
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -138,6 +147,23 @@ def numbers(spark: SparkSession, count: int) -> DataFrame:
     return spark.range(0, count, 1, partitions(spark, count))
 
 
+def spread(spark: SparkSession, items: Sequence[T], work: Callable[[Iterator[T]], Iterable[R]]) -> list[R]:
+    """All that ``work`` makes of the items on executors, in order; neighbours come to one call.
+
+    By mapInArrow, as the events go: RDDs have another environment, for which Spark starts Python workers of its own.
+    """
+    given = tuple(items)
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with on_executor():
+            for made in work(given[number] for batch in batches for number in batch.column("id").to_pylist()):
+                yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(made)], pa.binary())], schema=_MADE)
+
+    rows = numbers(spark, len(given)).mapInArrow(run, from_arrow_schema(_MADE))
+    with received():
+        return [pickle.loads(row.made) for row in rows.collect()]  # noqa: S301 - our own executors made it
+
+
 def partitions(spark: SparkSession, count: int) -> int:
     """In how many partitions to do ``count`` pieces of work: a few for each core, so that few wait at the end."""
     return min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
@@ -147,6 +173,7 @@ def partitions(spark: SparkSession, count: int) -> int:
 def on_executor() -> Iterator[None]:
     """All of ours that runs on an executor runs in this: our errors travel to the driver, the worker stays quick."""
     try:
+        keep_freed()
         _take_proxy()
         yield
     except MlaasSparkError as error:
