@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlaas_spark import storage
 from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, UnwritableOutputError
@@ -484,26 +483,6 @@ def check_files(folder: str, manifest: Manifest) -> None:
         if (size := storage.size(url)) != file.bytes:
             msg = f"{url} has {size} bytes, {MANIFEST} says {file.bytes}"
             raise ChunkError(msg)
-
-
-def write_parquet(events: pa.Table, url: str, row_group: int, compression: str = "lz4") -> int:
-    """Write events so that they decode fast (no dictionaries, whole batches a row group); bytes written."""
-    with storage.writing(url):
-        fs, path = storage.filesystem(url)
-        with fs.open(path, "wb") as stream:
-            _write_parquet(events, stream, row_group, compression)
-    return storage.size(url)
-
-
-def parquet_bytes(events: pa.Table, row_group: int, compression: str) -> int:
-    """How many bytes :func:`write_parquet` would write; nothing is written."""
-    with pa.MockOutputStream() as stream:
-        _write_parquet(events, stream, row_group, compression)
-        return int(stream.size())
-
-
-def _write_parquet(events: pa.Table, stream: Any, row_group: int, compression: str) -> None:
-    pq.write_table(events, stream, row_group_size=row_group, compression=compression, use_dictionary=False)
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mlaas_spark import mixing, storage
+from mlaas_spark import mixing, parquet, storage
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, SpecsMismatchError
 from mlaas_spark.manifest import (
     FEATURES,
@@ -37,7 +37,6 @@ from mlaas_spark.manifest import (
     inputs_of,
     request_digest,
     value_digest,
-    write_parquet,
 )
 from mlaas_spark.schema import ENTRY, FILE
 from mlaas_spark.spark.features import features
@@ -303,7 +302,7 @@ def _dense_writer(
                     msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
                     raise ChunkError(msg)
                 url = staging.new_file()
-                size = write_parquet(table, url, row_group_events(request.batch_size))
+                size = parquet.write(table, url, row_group_events(request.batch_size))
                 digest = value_digest(table.combine_chunks())
                 made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest)
                 staging.finish(tasks[name], [made])
@@ -436,7 +435,7 @@ def _part_files(
 
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:
     url = staging.new_file()
-    size = write_parquet(events, url, row_group_events(request.batch_size))
+    size = parquet.write(events, url, row_group_events(request.batch_size))
     labels, counts = np.unique(events.column(LABEL).to_numpy(), return_counts=True)
     return DataFile(
         path=url.rsplit("/", 1)[-1],

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from mlaas_spark import parquet
 from mlaas_spark.config import ConvertConfig
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.manifest import (
@@ -21,13 +22,11 @@ from mlaas_spark.manifest import (
     commit,
     discarded_if_empty,
     inputs_of,
-    parquet_bytes,
     present,
     remove_superseded,
     request_digest,
     stage,
     value_digest,
-    write_parquet,
 )
 from mlaas_spark.plan import EntryRange, recut
 from mlaas_spark.schema import FILE
@@ -188,7 +187,7 @@ def _sized(events: Events, files: Collection[int], config: ConvertConfig, target
 
     def measure(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         for entries, batch, _ in batches:
-            size = parquet_bytes(pa.Table.from_batches([batch]).drop_columns([FILE]), _SAMPLE, config.compression)
+            size = parquet.size(pa.Table.from_batches([batch]).drop_columns([FILE]), _SAMPLE, config.compression)
             yield _row(_SIZES, entries.file, max(1, target * entries.entries // size))
 
     # before the selection: what a task holds in memory is what it has read
@@ -225,7 +224,7 @@ def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[Range
                 url = staging.new_file()
                 if config.sort_keys:
                     table = table.take(pc.sort_indices(table, [(key, "ascending") for key in config.sort_keys]))
-                size = write_parquet(table, url, _ROW_GROUP_EVENTS, config.compression)
+                size = parquet.write(table, url, _ROW_GROUP_EVENTS, config.compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark import storage
+from mlaas_spark import parquet, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, ConfigError
 from mlaas_spark.fileset import MANIFEST
@@ -36,7 +36,6 @@ from mlaas_spark.manifest import (
     read,
     request_digest,
     value_digest,
-    write_parquet,
 )
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import Branch, EventSchema
@@ -62,7 +61,7 @@ def write_task(staging: Staging, part: int) -> list[DataFile]:
     made = DataFile(
         path=url.rsplit("/", 1)[-1],
         rows=table.num_rows,
-        bytes=write_parquet(table, url, 4),
+        bytes=parquet.write(table, url, 4),
         ranges=((0, part * 10, part * 10 + 10),),
         digest=value_digest(table),
         chunk=part,
@@ -248,7 +247,7 @@ def test_second_writer_of_the_same_request_gets_the_first_ones_manifest(tmp_path
 def test_second_writer_of_another_request_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     one, two = staging_of(tmp_path), staging_of(tmp_path, OTHER)
     url = two.new_file()
-    size = write_parquet(pa.table({"x": [1, 2, 3]}), url, 10)
+    size = parquet.write(pa.table({"x": [1, 2, 3]}), url, 10)
     rival = DataFile(url.rsplit("/", 1)[-1], 3, size, ((0, 0, 3),), "rival")
     first = finish(one)
     with pytest.raises(ChunkError, match=r"another job has written other data meanwhile"):
@@ -273,7 +272,7 @@ def test_of_two_attempts_at_a_task_the_first_counts_and_the_other_leaves_nothing
     attempts = []
     for _ in range(2):
         url = staging.new_file()
-        size = write_parquet(table_of(0), url, 10)
+        size = parquet.write(table_of(0), url, 10)
         attempts.append(DataFile(url.rsplit("/", 1)[-1], 5, size, ((0, 0, 5),), value_digest(table_of(0))))
     first, second = attempts
     assert staging.finish("part-000000", [first]) == [first]
@@ -287,7 +286,7 @@ def test_attempt_that_loses_to_one_without_files_gives_none(tmp_path: Path) -> N
     staging = staging_of(tmp_path)
     assert staging.finish("part-000000", []) == []
     url = staging.new_file()
-    size = write_parquet(table_of(0), url, 10)
+    size = parquet.write(table_of(0), url, 10)
     late = DataFile(url.rsplit("/", 1)[-1], 5, size, ((0, 0, 5),), "d")
     assert staging.finish("part-000000", [late]) == []
     assert storage.children(staging.url) == ["ledger"]
@@ -523,15 +522,6 @@ def test_value_digest_tells_a_moved_value_between_columns() -> None:
 def test_value_digest_of_nan_is_that_of_nan_and_null() -> None:
     assert digest_of(f=[1.0, math.nan, 3.0]) == digest_of(f=[1.0, math.nan, 3.0])
     assert digest_of(j=[None, [], [1.0]]) == digest_of(j=[[], [], [1.0]])
-
-
-def test_written_file_has_whole_batches_in_row_groups_and_no_dictionary(tmp_path: Path) -> None:
-    url = str(tmp_path / "f.parquet")
-    assert write_parquet(table_of(2), url, 4) == (tmp_path / "f.parquet").stat().st_size
-    found = pq.ParquetFile(url).metadata
-    assert [found.row_group(group).num_rows for group in range(found.num_row_groups)] == [4, 3]
-    assert found.row_group(0).column(0).compression == "LZ4"
-    assert "DICTIONARY" not in " ".join(found.row_group(0).column(0).encodings)
 
 
 def test_inputs_count_entries_and_events_of_each_planned_file() -> None:
