@@ -32,7 +32,13 @@ SQUARES_UNIT = 2 * (TOTAL_UNIT + 53) - 55
 _LANES = 16  # values at once: most lists of events are no longer, and a vector register of AVX-512 is not either
 _CELLS = 1 << 16  # of a block of rows, all branches of it together: its 5 bytes a cell stay in the second-level cache
 _LOW_BITS = 26  # a mantissa of 53 bits is summed in two limbs, so that 2**36 values fit in 64 bits
+_LOW = (1 << _LOW_BITS) - 1
 _EXPONENTS = 2100  # frexp exponents of float64 are in [-1073, 1024]
+
+_UNIT_32 = -150  # float32: a mantissa of 24 bits times 2**(exponent - 150)
+_EXPONENTS_32 = 255 + 26  # those of float32, and what squares need above
+_SIZE, _INFINITE = 0x7FFFFFFF, 0x7F800000  # bits of float32 without the sign; those of infinity
+_BLOCK, _SPAN = 1 << 10, 28  # values summed in one unit, and how many exponents it may lie below the largest of them
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -324,28 +330,34 @@ def tally(values: npt.NDArray[Any]) -> Tally:
 
     The sums are integers: whatever the order and the grouping, parts add up to the same.
     """
-    floats = np.ascontiguousarray(values, np.float64 if values.dtype != np.float32 else np.float32)
-    sums = np.zeros((2, _EXPONENTS, 2), np.int64)
-    nan, inf, zero, low, high = _tally(floats, sums)
-    finite = len(floats) - nan - inf
+    if np.can_cast(values.dtype, np.float32):  # without loss
+        bits = np.ascontiguousarray(values, np.float32).view(np.int32)
+        sums = np.zeros((2, _EXPONENTS_32, 2), np.int64)
+        nan, inf, zero, low, high = _tally32(bits, sums)
+        limits = _from_order(low), _from_order(high)
+        units = _UNIT_32 - TOTAL_UNIT, 2 * _UNIT_32 - SQUARES_UNIT
+    else:
+        sums = np.zeros((2, _EXPONENTS, 2), np.int64)
+        nan, inf, zero, *limits = _tally64(np.ascontiguousarray(values, np.float64), sums)
+        units = 0, 0
+    finite = len(values) - nan - inf
     return Tally(
-        count=len(floats),
+        count=len(values),
         nan=nan,
         inf=inf,
         zero=zero,
-        minimum=float(low) if finite else None,
-        maximum=float(high) if finite else None,
-        total=_folded(sums[0], 1),
-        squares=_folded(sums[1], 2),
+        minimum=float(limits[0]) if finite else None,
+        maximum=float(limits[1]) if finite else None,
+        total=_folded(sums[0], 1) << units[0],
+        squares=_folded(sums[1], 2) << units[1],
     )
 
 
 @_compiled
-def _tally(values: npt.NDArray[Any], sums: npt.NDArray[np.int64]) -> tuple[int, int, int, Any, Any]:
+def _tally64(values: npt.NDArray[np.float64], sums: npt.NDArray[np.int64]) -> tuple[int, int, int, Any, Any]:
     nan = inf = zero = 0
     low, high = np.float64(np.inf), np.float64(-np.inf)
-    for value in values:
-        x = np.float64(value)  # float() of a float32 would stay one
+    for x in values:
         if not math.isfinite(x):
             if math.isnan(x):
                 nan += 1
@@ -361,23 +373,97 @@ def _tally(values: npt.NDArray[Any], sums: npt.NDArray[np.int64]) -> tuple[int, 
             continue
         mantissa, exponent = math.frexp(x)
         place = exponent + 1074
-        whole = np.int64(mantissa * 9007199254740992.0)  # 2**53
-        sums[0, place, 0] += whole & 67108863  # 2**26 - 1
-        sums[0, place, 1] += whole >> _LOW_BITS
+        _add(sums[0], place, np.int64(mantissa * 9007199254740992.0))  # 2**53
         # mantissa**2 is in [1/4, 1): rounded by the multiplication to 53 bits, which are whole in units of 2**-55
-        whole = np.int64(mantissa * mantissa * 36028797018963968.0)  # 2**55
-        sums[1, place, 0] += whole & 67108863
-        sums[1, place, 1] += whole >> _LOW_BITS
+        _add(sums[1], place, np.int64(mantissa * mantissa * 36028797018963968.0))  # 2**55
     return nan, inf, zero, low, high
+
+
+@_compiled
+def _tally32(bits: npt.NDArray[np.int32], sums: npt.NDArray[np.int64]) -> tuple[int, int, int, int, int]:
+    """Statistics from the bits of float32; a place of ``sums`` is an exponent, limits are as :func:`_from_order` has.
+
+    A mantissa of 24 bits and its square of 48 are summed without rounding, so the integers are those of float64.
+    """
+    nan = inf = zero = 0
+    low, high = _INFINITE, -_INFINITE
+    for start in range(0, len(bits), _BLOCK):
+        block = bits[start : start + _BLOCK]
+        top = 0
+        for index in range(len(block)):  # `for number in block` would be compiled for any stride
+            number = block[index]
+            size = number & _SIZE
+            nan += size > _INFINITE
+            inf += size == _INFINITE
+            zero += size == 0
+            finite = size < _INFINITE
+            order = number if number >= 0 else -size
+            low = min(low, order if finite else _INFINITE)
+            high = max(high, order if finite else -_INFINITE)
+            top = max(top, size if finite else 0)
+        # rounded up to a multiple of 4, so that the blocks of a branch share few places
+        base = max((top >> 23) - _SPAN, 1) + 3 & ~3
+        if _add_block(block, base, sums):
+            _add_small(block, base, sums)
+    return nan, inf, zero, low, high
+
+
+@_compiled
+def _add_block(block: npt.NDArray[np.int32], base: int, sums: npt.NDArray[np.int64]) -> int:
+    """Add the finite values that are multiples of the unit of exponent ``base``; how many are smaller, and left."""
+    total = upper = middle = lower = small = 0
+    for index in range(len(block)):
+        number = block[index]
+        size = number & _SIZE
+        exponent = size >> 23
+        inside = (exponent >= base) & (exponent < 255)
+        # at most 24 + _SPAN = 52 bits, two halves of 26: sums of 2**10 of them or their products fit in 64 bits
+        whole = (size & 0x7FFFFF | 0x800000) << (exponent - base if inside else 0)
+        whole = whole if inside else 0
+        high, low = whole >> _LOW_BITS & _LOW, whole & _LOW
+        total += whole if number >= 0 else -whole
+        upper += high * high
+        middle += high * low
+        lower += low * low
+        small += (size != 0) & (exponent < base)
+    _add(sums[0], base, total)
+    # a place is a factor of 4: 13 are a half of 26 bits
+    _add(sums[1], base, lower)
+    _add(sums[1], base + 13, 2 * middle)
+    _add(sums[1], base + 26, upper)
+    return small
+
+
+@_compiled
+def _add_small(block: npt.NDArray[np.int32], base: int, sums: npt.NDArray[np.int64]) -> None:
+    """Add the values below the exponent ``base``, each at its own."""
+    for index in range(len(block)):
+        number = block[index]
+        size = number & _SIZE
+        exponent = size >> 23
+        if size != 0 and exponent < base:
+            whole = size & 0x7FFFFF | (0x800000 if exponent > 0 else 0)  # subnormal numbers have no leading 1
+            place = max(exponent, 1)
+            _add(sums[0], place, whole if number >= 0 else -whole)
+            _add(sums[1], place, whole * whole)
+
+
+@_compiled
+def _add(sums: npt.NDArray[np.int64], place: int, whole: int) -> None:
+    sums[place, 0] += whole & _LOW
+    sums[place, 1] += whole >> _LOW_BITS
+
+
+def _from_order(order: int) -> float:
+    """The float32 whose bits without the sign are ``abs(order)``."""
+    size = float(np.array(abs(order), np.int32).view(np.float32))
+    return size if order >= 0 else -size
 
 
 def _folded(sums: npt.NDArray[np.int64], power: int) -> int:
     """The two-limb sums of each exponent as one integer; a step in exponent is ``2**power``."""
-    total = 0
-    for place in np.flatnonzero(sums.any(axis=1)):
-        low, high = int(sums[place, 0]), int(sums[place, 1])
-        total += (low + (high << _LOW_BITS)) << (int(place) * power)
-    return total
+    limbs = sums.reshape(-1)
+    return sum(int(limbs[at]) << (int(at) // 2 * power + int(at) % 2 * _LOW_BITS) for at in np.flatnonzero(limbs))
 
 
 def as_float(total: int, unit: int) -> float:
