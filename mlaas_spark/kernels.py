@@ -478,3 +478,20 @@ def histogram_of_lengths(offsets: npt.NDArray[np.integer[Any]]) -> npt.NDArray[n
     """Number of events with 0, 1, 2, ... values, from offsets of shape (n + 1,); empty for no event."""
     counts: npt.NDArray[np.int64] = np.bincount(np.diff(offsets))
     return counts
+
+
+def histogram_of_halves(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The upper 16 bits of the finite values that occur, in the order of the values (-0.0 below 0.0), and how often."""
+    counts = np.zeros(1 << 16, np.int64)
+    _count_halves(np.ascontiguousarray(values, np.float32).view(np.int32), counts)
+    found = np.flatnonzero(counts)
+    return found - (1 << 15), counts[found]
+
+
+@_compiled
+def _count_halves(bits: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]) -> None:
+    for index in range(len(bits)):
+        number = bits[index]
+        size = number & _SIZE
+        if size < _INFINITE:
+            counts[((number if number >= 0 else ~size) >> 16) + 32768] += 1
