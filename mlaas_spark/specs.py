@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mlaas_spark.errors import BranchNotFoundError, SpecsError
-from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, histogram_of_lengths, tally
+from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, histogram_of_halves, histogram_of_lengths, tally
 from mlaas_spark.schema import buffers
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class BranchStats:
         if offsets is not None:
             values = values[offsets[0] : offsets[-1]]
         seen = tally(values)
-        lengths = () if offsets is None else tuple(int(count) for count in histogram_of_lengths(offsets))
+        lengths = () if offsets is None else tuple(histogram_of_lengths(offsets).tolist())
         return cls(
             jagged=offsets is not None,
             count=seen.count,
@@ -430,12 +430,9 @@ def _limbs(number: int) -> Iterable[tuple[int, int]]:
 
 def _bin_counts(values: npt.NDArray[Any]) -> dict[int, int]:
     with np.errstate(over="ignore"):
-        numbers = values.astype(np.float32)
-    bits = numbers[np.isfinite(numbers)].view(np.int32)
-    # two's complement order for negative floats: key order is value order
-    keys = np.where(bits < 0, ~(bits & 0x7FFFFFFF), bits) >> _BIN_BITS
-    found, counts = np.unique(keys, return_counts=True)
-    return {int(key): int(count) for key, count in zip(found, counts, strict=True)}
+        numbers = values.astype(np.float32, copy=False)
+    found, counts = histogram_of_halves(numbers)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _bin_centre(key: int) -> float:

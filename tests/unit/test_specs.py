@@ -218,6 +218,12 @@ def test_cap_is_the_smallest_length_that_leaves_the_share_uncut(share: float, ex
     assert BranchStats.of(np.ones(8), offsets).cap(share) == expected
 
 
+@given(events_strategy, st.integers(0, 12), st.integers(0, 12))
+def test_specs_of_a_slice_are_those_of_its_events(events: list[dict[str, Any]], start: int, length: int) -> None:
+    part = pa.RecordBatch.from_pylist(events, SCHEMA).slice(min(start, len(events)), length)
+    assert Specs.of(part, NAMES, QUANTILES) == specs_of(events[start : start + length])
+
+
 def test_buffer_that_does_not_begin_at_its_first_offset() -> None:
     values = np.array([99.0, 1.0, 2.0, 3.0, 99.0])
     stats = BranchStats.of(values, np.array([1, 3, 4]))

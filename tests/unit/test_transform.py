@@ -309,6 +309,28 @@ def test_matrix_of_slices_is_the_slices_of_the_matrix(events: list[Event], cut: 
     np.testing.assert_array_equal(np.concatenate([part.mask for part in parts]), whole.mask)
 
 
+def test_matrix_into_features_of_an_earlier_batch_is_the_same_and_needs_no_memory() -> None:
+    transform = FeatureTransform.of(specs_of(EVENTS), config_of())
+    earlier = transform.matrix(batch_of(EVENTS))
+    for events in (EVENTS[::-1], EVENTS[1:3], []):
+        made = transform.matrix(batch_of(events), earlier)
+        fresh = transform.matrix(batch_of(events))
+        np.testing.assert_array_equal(made.matrix, fresh.matrix)
+        np.testing.assert_array_equal(made.mask, fresh.mask)
+        assert not events or (
+            np.shares_memory(made.matrix, earlier.matrix) and np.shares_memory(made.mask, earlier.mask)
+        )
+
+
+def test_features_that_are_too_small_or_of_another_width_are_left_alone() -> None:
+    transform = FeatureTransform.of(specs_of(EVENTS), config_of())
+    fresh = transform.matrix(batch_of(EVENTS))
+    for other in (transform.matrix(batch_of(EVENTS[:3])), transform.only("Jet_pt").matrix(batch_of(EVENTS))):
+        before = other.matrix.copy()
+        np.testing.assert_array_equal(transform.matrix(batch_of(EVENTS), other).matrix, fresh.matrix)
+        np.testing.assert_array_equal(other.matrix, before)
+
+
 def test_nulls_are_missing_numbers_and_empty_lists() -> None:
     transform = FeatureTransform.of(specs_of(EVENTS), config_of())
     nothing = dict.fromkeys(SCHEMA.names)
