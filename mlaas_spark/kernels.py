@@ -92,7 +92,7 @@ class Tally:
     squares: int
 
 
-def fill(
+def fill(  # noqa: PLR0913 - a kernel has no place to keep arguments but its arguments
     values: Sequence[npt.NDArray[Any]],
     offsets: Sequence[npt.NDArray[np.integer[Any]] | None],
     starts: npt.NDArray[np.int64],
@@ -101,6 +101,8 @@ def fill(
     scale: npt.NDArray[np.float64],
     matrix: npt.NDArray[np.float32],
     mask: npt.NDArray[np.uint8],
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Counts:
     """Write every element of ``matrix`` and ``mask``, shape (n, W), from the values of the branches.
 
@@ -116,9 +118,10 @@ def fill(
         scale: Factor after that; 0 for a constant branch.
         matrix: float32, row-major, overwritten.
         mask: uint8, row-major, overwritten.
+        rows: The row of each event, shape (n,), each row once; None for the order of the events.
 
     Raises:
-        ValueError: Offsets that decrease or lead out of the values, columns that lead out of the matrix.
+        ValueError: Offsets that decrease or lead out of the values, columns or rows that lead out of the matrix.
     """
     (n, width), branches = matrix.shape, len(values)
     missing, cut = np.zeros(branches, np.int64), np.zeros(branches, np.int64)
@@ -129,12 +132,16 @@ def fill(
     if mask.shape != matrix.shape or not (matrix.flags.carray and mask.flags.carray):
         msg = f"matrix {matrix.shape} and mask {mask.shape} must be of one shape, row-major and writeable"
         raise ValueError(msg)
+    rows = np.arange(n) if rows is None else np.ascontiguousarray(rows, np.int64)
+    if len(rows) != n or not np.array_equal(np.sort(rows), np.arange(n)):
+        msg = f"rows of {n} events must be 0 to {n - 1}, each once"
+        raise ValueError(msg)
     arrays = [_readable(*branch, n) for branch in zip(values, offsets, strict=True)]  # alive until the kernel is done
     table = np.array(
         [(*_place(*branch), *rest) for branch, *rest in zip(arrays, starts, dims, center, scale, strict=True)],
         _BRANCH,
     )
-    if (odd := _fill(table, matrix.reshape(-1), mask.reshape(-1), n, missing, cut)) >= 0:
+    if (odd := _fill(table, matrix.reshape(-1), mask.reshape(-1), rows, missing, cut)) >= 0:
         msg = f"offsets of branch {odd} decrease or lead out of its values"
         raise ValueError(msg)
     return Counts(missing, cut)
@@ -259,26 +266,28 @@ def _fill(
     table: npt.NDArray[Any],
     matrix: npt.NDArray[np.float32],
     mask: npt.NDArray[np.uint8],
-    n: int,
+    rows: npt.NDArray[np.int64],
     missing: npt.NDArray[np.int64],
     cut: npt.NDArray[np.int64],
 ) -> int:
     """Fill the cells, row after row in one dimension; the first branch with wrong offsets, or -1."""
+    n = len(rows)
     width = len(matrix) // max(n, 1)
-    rows = max(_CELLS // max(width, 1), 1)
-    for row in range(0, n, rows):
-        stop = min(row + rows, n)
+    block = max(_CELLS // max(width, 1), 1)
+    for start in range(0, n, block):
+        stop = min(start + block, n)
         # all zero, then the values: half the cells are padding, and writing in order brings them into the cache
-        matrix[row * width : stop * width] = np.float32(0)
-        mask[row * width : stop * width] = np.uint8(0)
+        for cell in rows[start:stop] * width:
+            matrix[cell : cell + width] = np.float32(0)
+            mask[cell : cell + width] = np.uint8(0)
         for index in range(len(table)):
             branch = table[index]
             if branch.single:
                 values = _array(_pointer(branch.values), (branch.end,), np.float32)
-                seen, good, total = _rows(values, branch, row, stop, width, matrix, mask)
+                seen, good, total = _branch(values, branch, rows[start:stop], start, width, matrix, mask)
             else:
                 wide = _array(_pointer(branch.values), (branch.end,), np.float64)
-                seen, good, total = _rows(wide, branch, row, stop, width, matrix, mask)
+                seen, good, total = _branch(wide, branch, rows[start:stop], start, width, matrix, mask)
             if seen < 0:
                 return index
             missing[index] += seen - good
@@ -287,41 +296,42 @@ def _fill(
 
 
 @_compiled
-def _rows(
+def _branch(
     values: npt.NDArray[Any],
     branch: Any,
-    row: int,
-    stop: int,
+    rows: npt.NDArray[np.int64],
+    start: int,
     width: int,
     matrix: npt.NDArray[np.float32],
     mask: npt.NDArray[np.uint8],
 ) -> tuple[Any, Any, Any]:
-    """Rows [row, stop) of a branch: values that have a column, finite ones among them, all; -1 for wrong offsets."""
-    cell = row * width + branch.start
+    """Rows of the events from ``start`` on: values that have a column, finite ones, all; -1 for wrong offsets."""
     seen = good = 0
     if branch.edges == 0:
-        for event in range(row, stop):
-            x = np.float64(values[event])
+        for place in range(len(rows)):
+            x = np.float64(values[start + place])
             if x - x == 0.0:  # finite
+                cell = rows[place] * width + branch.start
                 matrix[cell] = np.float32((x - branch.center) * branch.scale)
                 mask[cell] = 1
                 good += 1
-            cell += width
-        return stop - row, good, stop - row
+        return len(rows), good, len(rows)
+    stop = start + len(rows)
     short = _array(_pointer(branch.edges), (stop + 1,), np.int32)
     long = _array(_pointer(branch.edges), (stop + 1,), np.int64)
-    begin = last = np.int64(short[row]) if branch.short else long[row]
-    for event in range(row, stop):
+    begin = last = np.int64(short[start]) if branch.short else long[start]
+    for place in range(len(rows)):
+        event = start + place
         first, last = last, np.int64(short[event + 1]) if branch.short else long[event + 1]
         if not branch.begin <= first <= last <= branch.end:
             return -1, 0, 0
         kept = min(last - first, branch.dim)
         seen += kept
+        cell = rows[place] * width + branch.start
         for done in range(0, kept, _LANES):
             good += _normalise(
                 values, first + done, kept - done, branch.center, branch.scale, matrix, mask, cell + done
             )
-        cell += width
     return seen, good, last - begin
 
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import mmap
+import weakref
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 2**30
@@ -28,3 +37,30 @@ def keep_freed() -> bool:
     if kept:
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own, jemalloc, gives back too
     return kept
+
+
+class Buffers:
+    """Arrays whose memory comes back when nobody holds them or a view of them any more, to be given out again.
+
+    For arrays of tens of MB that come and go: the system would clear their pages each time. They begin on a page, so
+    that TensorFlow takes them as they are (it copies what does not begin at 64 bytes). Any thread may take and let go.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: type[Any]) -> npt.NDArray[Any]:
+        """As ``numpy.empty``."""
+        count = math.prod(shape)
+        # powers of two: pages that are not used are not there, and the last row group of a file finds one too
+        size = 1 << max(count * np.dtype(dtype).itemsize - 1, mmap.PAGESIZE - 1).bit_length()
+        free = self._free[size]
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = mmap.mmap(-1, size)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        flat = np.frombuffer(memory, dtype, count)  # the base of all views of it
+        weakref.finalize(flat, free.append, memory).atexit = False
+        return flat.reshape(shape)

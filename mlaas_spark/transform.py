@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
@@ -19,13 +19,15 @@ from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.schema import buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
     import pyarrow as pa
 
     from mlaas_spark.config import FeatureConfig
     from mlaas_spark.specs import BranchStats, Specs
+
+    Empty: TypeAlias = Callable[[tuple[int, ...], type[Any]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,16 @@ class FeatureTransform:
             self.nan,
         )
 
-    def matrix(self, events: pa.RecordBatch, into: Features | None = None) -> Features:
+    def matrix(
+        self, events: pa.RecordBatch, rows: npt.NDArray[np.int64] | None = None, empty: Empty = np.empty
+    ) -> Features:
         """Normalise, pad and mask a batch of events with a column for each branch.
 
         Args:
             events: The events.
-            into: Features that are no longer needed, whose arrays are written over if they are of this width and of
-                as many events or more: memory fresh from the system costs as much time as the numbers in it.
+            rows: The row of each event, each row once; None for the order of the events.
+            empty: Makes the two arrays, as ``numpy.empty``. Memory fresh from the system costs as much time as the
+                numbers in it: see :class:`mlaas_spark.memory.Buffers`.
 
         Raises:
             BranchNotFoundError: A branch of the layout is not in the batch.
@@ -134,10 +139,7 @@ class FeatureTransform:
             columns.append((values, offsets))
         dims = np.array([dim for _, dim in self.layout.dims], np.int64)
         shape = (events.num_rows, self.width)
-        if into is not None and into.matrix.shape[1] == self.width and len(into.matrix) >= events.num_rows:
-            matrix, mask = into.matrix[: events.num_rows], into.mask[: events.num_rows]
-        else:
-            matrix, mask = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+        matrix, mask = empty(shape, np.float32), empty(shape, np.uint8)
         counts = kernels.fill(
             [values for values, _ in columns],
             [offsets for _, offsets in columns],
@@ -147,6 +149,7 @@ class FeatureTransform:
             np.array(self.scale),
             matrix,
             mask,
+            rows=rows,
         )
         if self.nan == "error" and counts.missing.any():
             worst = int(np.argmax(counts.missing))

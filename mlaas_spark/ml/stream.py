@@ -15,6 +15,7 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark import storage
 from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, hint
 from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest
+from mlaas_spark.memory import Buffers
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -211,12 +212,13 @@ class ChunkStream:
         filesystem, _ = storage.filesystem(self.folder)
         columns = [FEATURES, MASK] if self.manifest.layout == "dense" else list(self.transform.layout.branches)
         decode = _dense if self.manifest.layout == "dense" else _compact
+        buffers = Buffers()
 
         def one_row_group(events: pa.RecordBatch, file: int, row_group: int) -> Batch:
-            batch = decode(events, self.transform)
-            if shuffle is None:
-                return batch
-            return batch.take(np.random.default_rng([*shuffle, numbers[file], row_group]).permutation(len(batch)))
+            order = np.arange(events.num_rows)
+            if shuffle is not None:
+                order = np.random.default_rng([*shuffle, numbers[file], row_group]).permutation(events.num_rows)
+            return decode(events, self.transform, order, buffers)
 
         return read_row_groups(
             filesystem,
@@ -262,18 +264,26 @@ def _check_transform(folder: str, manifest: Manifest, transform: FeatureTransfor
             raise SpecsMismatchError(msg)
 
 
-def _compact(events: pa.RecordBatch, transform: FeatureTransform) -> Batch:
-    """Normalise, pad and mask branches."""
-    features = transform.matrix(events)
-    return Batch(features.matrix, features.mask, _numbers(events, LABEL), _numbers(events, WEIGHT))
+def _compact(
+    events: pa.RecordBatch, transform: FeatureTransform, order: npt.NDArray[np.int64], buffers: Buffers
+) -> Batch:
+    """Normalise, pad and mask branches; row i is event ``order[i]``."""
+    rows = np.empty_like(order)
+    rows[order] = np.arange(len(order))
+    features = transform.matrix(events, rows, buffers.empty)
+    return Batch(features.matrix, features.mask, _numbers(events, LABEL)[order], _numbers(events, WEIGHT)[order])
 
 
-def _dense(events: pa.RecordBatch, transform: FeatureTransform) -> Batch:
-    """Unpack matrix and mask that were made when the chunks were written."""
+def _dense(
+    events: pa.RecordBatch, transform: FeatureTransform, order: npt.NDArray[np.int64], buffers: Buffers
+) -> Batch:
+    """Unpack matrix and mask that were made when the chunks were written; row i is event ``order[i]``."""
     width = transform.width
-    matrix = _fixed_rows(events, FEATURES, 4 * width).view("<f4").astype(np.float32, copy=False)
-    mask = np.unpackbits(_fixed_rows(events, MASK, math.ceil(width / 8)), axis=1, count=width)
-    return Batch(matrix, mask, _numbers(events, LABEL), _numbers(events, WEIGHT))
+    stored = _fixed_rows(events, FEATURES, 4 * width).view("<f4")
+    matrix = buffers.empty(stored.shape, np.float32)
+    np.take(stored, order, axis=0, out=matrix, mode="clip")  # "raise" would copy
+    mask = np.unpackbits(_fixed_rows(events, MASK, math.ceil(width / 8))[order], axis=1, count=width)
+    return Batch(matrix, mask, _numbers(events, LABEL)[order], _numbers(events, WEIGHT)[order])
 
 
 def _numbers(events: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:

@@ -366,3 +366,11 @@ def test_no_values_have_no_minimum() -> None:
 def test_lengths_are_counted_by_length() -> None:
     assert histogram_of_lengths(np.array([5, 7, 7, 8, 10], np.int32)).tolist() == [1, 1, 2]
     assert histogram_of_lengths(np.array([3], np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("rows", [[0, 0], [1, 2], [-1, 0], [0]])
+def test_rows_that_are_not_each_row_once_are_refused(rows: list[int]) -> None:
+    matrix, mask = np.zeros((2, 1), np.float32), np.zeros((2, 1), np.uint8)
+    one = np.array([1], np.int64)
+    with pytest.raises(ValueError, match="each once"):
+        fill([np.ones(2)], [None], one - 1, one, one * 0.0, one * 1.0, matrix, mask, rows=np.array(rows))
