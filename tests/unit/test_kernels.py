@@ -214,7 +214,7 @@ def test_cells_that_are_not_there_are_refused(
     matrix: tuple[int, int], mask: tuple[int, int], start: int, dim: int
 ) -> None:
     branch = [np.ones(3, np.float32)], [np.arange(4)], np.array([start]), np.array([dim]), np.zeros(1), np.ones(1)
-    with pytest.raises(ValueError, match=r"columns that a matrix of 2 does not have|must be of one shape"):
+    with pytest.raises(ValueError, match=r"do not lie in order in the 2 of the matrix|must be of one shape"):
         fill(*branch, np.zeros(matrix, np.float32), np.zeros(mask, np.uint8))
     with pytest.raises(ValueError, match="row-major and writeable"):
         fill(
