@@ -112,7 +112,7 @@ def fill(  # noqa: PLR0913 - a kernel has no place to keep arguments but its arg
     Args:
         values: For each branch its values, any numeric type: n of them if flat. float32 and float64 are not copied.
         offsets: For a jagged branch offsets into its values, shape (n + 1,), not always from 0; None if flat.
-        starts: First column of each branch.
+        starts: First column of each branch, in ascending order.
         dims: Columns of each branch, 1 if flat.
         center: Subtracted from each value of a branch.
         scale: Factor after that; 0 for a constant branch.
@@ -126,8 +126,9 @@ def fill(  # noqa: PLR0913 - a kernel has no place to keep arguments but its arg
     (n, width), branches = matrix.shape, len(values)
     missing, cut = np.zeros(branches, np.int64), np.zeros(branches, np.int64)
     # the kernel goes by addresses: what could lead it out of the arrays is refused here, or there by each pair of edges
-    if (starts < 0).any() or (dims < 0).any() or (starts + dims > width).any():
-        msg = f"columns that a matrix of {width} does not have"
+    ends = starts + dims
+    if (starts < np.append(0, ends)[:-1]).any() or (dims < 0).any() or (ends > width).any():
+        msg = f"columns that do not lie in order in the {width} of the matrix"
         raise ValueError(msg)
     if mask.shape != matrix.shape or not (matrix.flags.carray and mask.flags.carray):
         msg = f"matrix {matrix.shape} and mask {mask.shape} must be of one shape, row-major and writeable"
@@ -212,16 +213,27 @@ def _pointer(_typing: Any, _number: Any) -> Any:
 
 @_inline
 def _normalise(
-    _typing: Any, values: Any, _first: Any, _kept: Any, _center: Any, _scale: Any, matrix: Any, mask: Any, _cell: Any
+    _typing: Any,
+    values: Any,
+    _first: Any,
+    _kept: Any,
+    _center: Any,
+    _scale: Any,
+    matrix: Any,
+    mask: Any,
+    _cell: Any,
+    _room: Any,
 ) -> Any:
     """Write min(kept, _LANES) values, from values[first] on, to the cells from cell on; how many were finite.
 
     LLVM's vectors by hand: a list is too short for the loops that the compiler makes of a loop (8 times slower), and
-    only masked loads and stores touch nothing, not even what they do not use, beyond the list and its columns.
+    only a masked load touches nothing, not even what it does not use, beyond the list. All lanes are stored, zeros
+    behind the values, if as many cells as that are left in the row, ``room``: those behind belong to branches that
+    come later, and masked stores are slow before AVX-512.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, first, kept, center, scale, _, _, cell = arguments
+        _, first, kept, center, scale, _, _, cell, room = arguments
         values, matrix, mask = (
             context.make_array(signature.args[place])(context, builder, arguments[place]).data for place in (0, 5, 6)
         )
@@ -253,11 +265,21 @@ def _normalise(
         real = builder.and_(inside, builder.fcmp_ordered("==", builder.fsub(x, x), zero))  # inf - inf is NaN
         wide = x if number == ir.DoubleType() else builder.fpext(x, lanes(ir.DoubleType()))
         y = builder.fptrunc(builder.fmul(builder.fsub(wide, same(center)), same(scale)), lanes(ir.FloatType()))
-        masked("store", ir.VoidType(), y, *at(matrix, cell), real)
-        masked("store", ir.VoidType(), ir.Constant(lanes(byte), [1] * _LANES), *at(mask, cell), real)
+        marks = builder.zext(real, lanes(byte))
+        fits = builder.icmp_signed(">=", room, ir.Constant(int64, _LANES))
+        with builder.if_else(fits) as (all_lanes, those_kept):
+            with all_lanes:
+                padded = builder.select(real, y, ir.Constant(y.type, [0.0] * _LANES))
+                builder.store(padded, at(matrix, cell)[0], align=4)
+                builder.store(marks, at(mask, cell)[0], align=1)
+            with those_kept:
+                masked("store", ir.VoidType(), y, *at(matrix, cell), real)
+                masked("store", ir.VoidType(), marks, *at(mask, cell), real)
         return builder.zext(builder.ctpop(builder.bitcast(real, ir.IntType(_LANES))), int64)
 
-    signature = types.int64(values, types.int64, types.int64, types.float64, types.float64, matrix, mask, types.int64)
+    signature = types.int64(
+        values, types.int64, types.int64, types.float64, types.float64, matrix, mask, types.int64, types.int64
+    )
     return signature, generate
 
 
@@ -306,6 +328,7 @@ def _branch(
     mask: npt.NDArray[np.uint8],
 ) -> tuple[Any, Any, Any]:
     """Rows of the events from ``start`` on: values that have a column, finite ones, all; -1 for wrong offsets."""
+    room = width - branch.start
     seen = good = 0
     if branch.edges == 0:
         for place in range(len(rows)):
@@ -330,7 +353,7 @@ def _branch(
         cell = rows[place] * width + branch.start
         for done in range(0, kept, _LANES):
             good += _normalise(
-                values, first + done, kept - done, branch.center, branch.scale, matrix, mask, cell + done
+                values, first + done, kept - done, branch.center, branch.scale, matrix, mask, cell + done, room - done
             )
     return seen, good, last - begin
 
