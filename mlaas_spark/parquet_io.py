@@ -260,11 +260,19 @@ def _converted(array: pa.Array, zone: str) -> pa.Array:
         return _converted(array.dictionary_decode(), zone)
     if _is_list(kind):
         return _with_values(array, lambda values: _converted(values, zone))
+    return _numbers(array, zone)
+
+
+def _numbers(array: pa.Array, zone: str) -> pa.Array:
+    kind = array.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _seconds(array, zone)
     if pa.types.is_decimal(kind) and kind.scale:
         return array.cast(pa.string()).cast(pa.float64())  # by its digits: the nearest number, as Java takes it
-    return array
+    if array.null_count or array.buffers()[0] is None:
+        return array
+    # Parquet's columns may all have nulls, and pyarrow makes a bitmap whether they have or not
+    return pa.Array.from_buffers(kind, len(array), [None, *array.buffers()[1:]], 0, array.offset)
 
 
 def _with_values(lists: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> pa.ListArray:
@@ -273,8 +281,8 @@ def _with_values(lists: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> pa
         lists = lists.cast(pa.list_(lists.type.value_type))
     values = convert(lists.values)
     bitmap, offsets = lists.buffers()[:2]
-    kind = pa.list_(values.type)
-    return pa.Array.from_buffers(kind, len(lists), [bitmap, offsets], lists.null_count, lists.offset, [values])
+    kept = [bitmap if lists.null_count else None, offsets]
+    return pa.Array.from_buffers(pa.list_(values.type), len(lists), kept, lists.null_count, lists.offset, [values])
 
 
 def _seconds(times: pa.Array, zone: str) -> pa.Array:
@@ -351,17 +359,16 @@ class _Rows(NamedTuple):
 
 @contextmanager
 def _opened(path: str) -> Iterator[pq.ParquetFile]:
-    options = {"coerce_int96_timestamp_unit": "us"}
     with ExitStack() as stack:
         with _named(path, f"it is no {Format.PARQUET} file"):
             fs, place = storage.filesystem(path)
             # a memory map is no quicker, and dies of SIGBUS when a file server fails
             opened = pa.OSFile(place) if isinstance(fs, LocalFileSystem) else fs.open(place, "rb")
             source = stack.enter_context(opened)
-            file = pq.ParquetFile(source, **options)
+            file = pq.ParquetFile(source)
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
             if max((group.total_byte_size for group in groups), default=0) > _LARGE:
-                file = pq.ParquetFile(source, metadata=file.metadata, buffer_size=_PIECE, **options)
+                file = pq.ParquetFile(source, metadata=file.metadata, buffer_size=_PIECE)
         yield file
 
 
