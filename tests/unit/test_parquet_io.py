@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +18,6 @@ from mlaas_spark import parquet_io
 from mlaas_spark.errors import BranchNotFoundError, UnreadableInputError
 from mlaas_spark.parquet_io import read_compressed, read_header, read_ranges
 from mlaas_spark.schema import ENTRY, FILE, Branch, EventSchema
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 N = 1000
 
@@ -98,10 +98,19 @@ def test_small_row_groups_come_together_and_large_ones_in_pieces_of_bounded_size
     assert [batch.num_rows for _, batch in read_ranges(path, schema, [(0, N)], 0)] == sizes
 
 
+def test_files_elsewhere_are_read_as_local_ones(plain: tuple[str, dict[str, list[Any]]]) -> None:
+    path, _ = plain
+    url = "memory://elsewhere/plain.parquet"
+    with fsspec.open(url, "wb") as stream:
+        stream.write(Path(path).read_bytes())
+    assert replace(read_header(url), path=path) == read_header(path)
+    assert read(url, [(0, 400), (400, N)]) == read(path, [(0, 400), (400, N)])
+
+
 def test_no_other_column_is_decoded(plain: tuple[str, dict[str, list[Any]]], tmp_path: Path) -> None:
     path, values = plain
     chunk = pq.read_metadata(path).row_group(3).column(2)
-    content = bytearray((tmp_path.parent / path).read_bytes())
+    content = bytearray(Path(path).read_bytes())
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
     damaged = tmp_path / "damaged.parquet"
