@@ -410,7 +410,7 @@ def convert(
         str | None, typer.Option("--sort-keys", help="Flat branches to sort each file by: run,luminosityBlock,event.")
     ] = None,
     target_size: Annotated[
-        str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT input.")
+        str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT and Parquet.")
     ] = None,
 ) -> None:
     """Write events as a Parquet data set with a manifest.

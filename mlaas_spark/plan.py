@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,6 +24,27 @@ if TYPE_CHECKING:
 
 _WHOLE = 4  # targets that a cluster may have and still be one range
 _FINER = 8  # boundaries kept in a target
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        path: The file.
+        tree: The tree that was opened, "" for formats without trees.
+        uuid: What identifies the content, hexadecimal: ROOT's uuid, else a fingerprint.
+        entries: Entries in the tree.
+        boundaries: Entry numbers where clusters (or row groups) begin, and the end.
+        schema: Its branches.
+    """
+
+    path: str
+    tree: str
+    uuid: str
+    entries: int
+    boundaries: tuple[int, ...]
+    schema: EventSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +260,21 @@ def copy_numbers(files: Iterable[tuple[str, str, str]], *, allowed: bool) -> lis
     return numbers
 
 
-def align(boundaries: Sequence[int], start: int, stop: int, target: int | None) -> list[tuple[int, int]]:
+def align(
+    boundaries: Sequence[int], start: int, stop: int, target: int | None, whole: float = _WHOLE
+) -> list[tuple[int, int]]:
     """Tile [start, stop) with ranges of about ``target`` entries that begin and end at cluster boundaries.
 
-    A cluster larger than the target is a range of its own, unless it is larger than four targets: then it is cut into
-    equal parts of at most two, so that one core does not work long after the others (a basket that a cut goes through
-    is decompressed on both sides). The ends of [start, stop) may lie inside a cluster. Without a target each cluster
-    is a range.
+    A cluster larger than the target is a range of its own, unless it is larger than ``whole`` targets: then it is cut
+    into equal parts of at most two, so that one core does not work long after the others (a basket that a cut goes
+    through is decompressed on both sides). The ends of [start, stop) may lie inside a cluster. Without a target each
+    cluster is a range.
     """
     inside = [edge for edge in boundaries if start < edge < stop]
     edges = sorted({start, *inside, stop}) if start < stop else [start]
     if target is None:
         return list(pairwise(edges))
-    return _joined((piece for cluster in pairwise(edges) for piece in _cut(*cluster, target)), target)
+    return _joined((piece for cluster in pairwise(edges) for piece in _cut(*cluster, target, whole)), target)
 
 
 def coarse(boundaries: Sequence[int], target: int) -> tuple[int, ...]:
@@ -272,7 +296,8 @@ def recut(plan: Plan, targets: Mapping[int, int]) -> tuple[EntryRange, ...]:
         for start, stop in spans[index]:
             parts = max(1, round((stop - start) / targets[index]))
             target = -(-(stop - start) // parts)
-            cut = align(plan.files[index].boundaries, start, stop, target)
+            file = plan.files[index]
+            cut = align(file.boundaries, start, stop, target, _whole(file))
             if len(cut) > 1 and 2 * (stop - cut[-1][0]) < target:  # a small rest goes to the one before
                 cut[-2:] = [(cut[-2][0], stop)]
             ranges += [EntryRange(index, first, last) for first, last in cut]
@@ -290,10 +315,18 @@ def _joined(pieces: Iterable[tuple[int, int]], target: int) -> list[tuple[int, i
     return ranges
 
 
-def _cut(start: int, stop: int, target: int) -> list[tuple[int, int]]:
+def _whole(file: PlannedFile) -> float:
+    """How many targets a cluster of the file may have and still be one range.
+
+    Of Parquet any number: a row group is read from its beginning, wherever in it a range begins.
+    """
+    return _WHOLE if file.format is Format.ROOT else math.inf
+
+
+def _cut(start: int, stop: int, target: int, whole: float) -> list[tuple[int, int]]:
     """A cluster as it is, or in equal parts if it is very large."""
     length = stop - start
-    parts = -(-length // (2 * target)) if length > _WHOLE * target else 1
+    parts = -(-length // (2 * target)) if length > whole * target else 1
     return list(pairwise(start + length * part // parts for part in range(parts + 1)))
 
 
@@ -329,6 +362,6 @@ def make_plan(files: Sequence[PlannedFile], schema: EventSchema, target: int | N
         EntryRange(index, start, stop)
         for index, file in enumerate(files)
         for span in _first(file.spans, int(wanted[index]))
-        for start, stop in align(file.boundaries, *span, target)
+        for start, stop in align(file.boundaries, *span, target, _whole(file))
     ]
     return Plan(tuple(files), schema, tuple(ranges))

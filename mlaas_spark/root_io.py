@@ -25,6 +25,7 @@ import uproot
 
 from mlaas_spark import storage, xrootd
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
+from mlaas_spark.plan import Header
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.xrootd import PATIENCE, Patience, RemoteFile, XRootDError
 
@@ -72,27 +73,6 @@ _FAILURES = (
     cramjam.DecompressionError,
     uproot.deserialization.DeserializationError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says of itself.
-
-    Attributes:
-        path: The file.
-        tree: The tree that was opened.
-        uuid: The file's uuid, hexadecimal.
-        entries: Entries in the tree.
-        boundaries: Entry numbers where clusters begin, and the end.
-        schema: Its branches.
-    """
-
-    path: str
-    tree: str
-    uuid: str
-    entries: int
-    boundaries: tuple[int, ...]
-    schema: EventSchema
 
 
 def read_header(path: str, tree: str | None = None, patience: Patience = PATIENCE) -> Header:

@@ -7,6 +7,7 @@ it; a file that is not there is a FileNotFoundError, of which callers make what 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -42,6 +43,7 @@ _GLOB = frozenset("*?[")
 _PORTS = {"root": 1094, "xroot": 1094}
 _CONNECT_S = 15.0
 _WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
+_SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 _COPIED = 1 << 22  # bytes of a file in memory while it is copied
 
 
@@ -254,6 +256,21 @@ def head_and_tail(url: str, length: int) -> tuple[int, bytes, bytes]:
         head = stream.read(length)
         stream.seek(max(0, total - length))
         return total, head, stream.read(length)
+
+
+def fingerprint(url: str) -> str:
+    """What identifies the content of a file: 32 hexadecimal digits over size, first and last mebibyte.
+
+    Raises:
+        UnreadableInputError: No such file, or an empty one.
+    """
+    try:
+        total, head, tail = head_and_tail(url, _SAMPLE)
+    except FileNotFoundError as error:
+        raise UnreadableInputError(url, "no such file") from error
+    if not total:
+        raise UnreadableInputError(url, "the file is empty (0 bytes)")
+    return hashlib.sha256(b"%d;" % total + head + tail).hexdigest()[:32]
 
 
 @_writes

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import parquet
-from mlaas_spark.config import ConvertConfig
+from mlaas_spark.config import ConvertConfig, Format
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.manifest import (
     DataFile,
@@ -104,13 +104,13 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
 
     Raises:
         BranchNotFoundError: A key to sort by is no branch that is read.
-        ConfigError: A target size for another format than ROOT.
+        ConfigError: A target size for JSON or CSV.
         ChunkError: The folder holds other branches, another selection or number of events, or something else.
         FilesetError: No event passes the selection.
     """
     plan, config = events.plan, config or ConvertConfig()
-    if config.target_size and events.frame is not None:
-        msg = "target_size is for ROOT: of Parquet, JSON and CSV set spark.conf.spark.sql.files.maxPartitionBytes"
+    if config.target_size and plan.files[0].format not in {Format.ROOT, Format.PARQUET}:
+        msg = "target_size is for ROOT and Parquet: of JSON and CSV set spark.conf.spark.sql.files.maxPartitionBytes"
         raise ConfigError(msg)
     for key in config.sort_keys:
         if key not in plan.schema.flat:

@@ -12,7 +12,7 @@ import pandas as pd  # noqa: F401 - Spark's worker imports it for the first task
 from pyspark import daemon
 from pyspark.sql.pandas import serializers  # noqa: F401
 
-from mlaas_spark import kernels, root_io  # noqa: F401
+from mlaas_spark import kernels, parquet_io, root_io  # noqa: F401
 from mlaas_spark.spark import chunks, convert, specs  # noqa: F401
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")  # read when the first worker writes: a task has a core

@@ -1,4 +1,4 @@
-"""What Parquet, JSON and CSV files say of themselves before Spark reads them: identity and columns.
+"""What JSON and CSV files say of themselves before Spark reads them: identity and columns.
 
 Looked up on executors. Files that Spark would misread, pass over or count twice are refused here.
 """
@@ -6,7 +6,6 @@ Looked up on executors. Files that Spark would misread, pass over or count twice
 from __future__ import annotations
 
 import csv
-import hashlib
 import itertools
 import json
 import zlib
@@ -14,8 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mlaas_spark import manifest, storage, xrootd
 from mlaas_spark.config import Format
@@ -34,7 +31,6 @@ Columns: TypeAlias = tuple[tuple[str, str], ...]
 records, named as in :class:`mlaas_spark.schema.Branch`."""
 
 _FIRST_LINES = 32  # of JSON that are looked at
-_SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 _PLANTED = "_common_metadata"
 
 
@@ -54,25 +50,17 @@ def read_headers(spark: SparkSession, files: Sequence[InputFile], named: tuple[s
     """The header of each file; of CSV files without header lines the columns are ``named``.
 
     Raises:
-        UnreadableInputError: A file is missing, empty, not of its format, where Spark cannot read it, or beside what
-            petastorm would unpickle.
+        UnreadableInputError: A file is missing, empty, not of its format, or where Spark cannot read it.
     """
     for file in files:
         if file.path.rpartition("/")[2].startswith(("_", ".")):
             raise UnreadableInputError(file.path, "Spark passes over files whose names begin with _ or .: rename it")
-        if xrootd.is_url(file.path):
-            why = (
-                f"Spark's readers of {file.format} know no XRootD, only ROOT files are read from there: copy it to HDFS"
-            )
-            raise UnreadableInputError(file.path, f"{why} or a disk that all executors see")
+    refuse_xrootd(files)
 
     def read(some: Iterable[InputFile]) -> Iterator[tuple[str, str, Columns | int]]:
         known: dict[Columns, int] = {}  # columns cross to the driver once a partition, not once a file
-        safe: set[str] = set()
         for file in some:
-            uuid = _fingerprint(file.path)
-            if file.format is Format.PARQUET:
-                _refuse_planted(file.path, safe)
+            uuid = storage.fingerprint(file.path)
             columns = _columns(file, named)
             yield file.path, uuid, known.get(columns, columns)
             known.setdefault(columns, len(known))
@@ -95,36 +83,17 @@ def _resolved(part: list[tuple[str, str, Columns | int]]) -> Iterator[tuple[str,
             yield path, Header(uuid, columns)
 
 
-def _fingerprint(path: str) -> str:
-    try:
-        size, head, tail = storage.head_and_tail(path, _SAMPLE)
-    except FileNotFoundError as error:
-        raise UnreadableInputError(path, "no such file") from error
-    if not size:
-        raise UnreadableInputError(path, "the file is empty (0 bytes)")
-    return hashlib.sha256(b"%d;" % size + head + tail).hexdigest()[:32]
-
-
 def _columns(file: InputFile, named: tuple[str, ...]) -> Columns:
     try:
         if file.format is Format.JSON:
             with fsspec.open(file.path, "rb", compression="infer") as stream:
                 return tuple(sorted(_first_values(itertools.islice(stream, _FIRST_LINES)).items()))
-        if file.format is Format.CSV:
-            text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
-            with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
-                first = next(csv.reader(stream), [])
-            return tuple((name, "") for name in _csv_names(file.path, first, named))
-        fs, path = storage.filesystem(file.path)
-        with fs.open(path, "rb") as stream:
-            columns = tuple(sorted(_leaves(pq.read_schema(stream))))
-    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+        text = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+        with fsspec.open(file.path, "rt", compression="infer", **text) as stream:
+            first = next(csv.reader(stream), [])
+        return tuple((name, "") for name in _csv_names(file.path, first, named))
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise UnreadableInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
-    for name, kind in columns:
-        if kind.removeprefix("list<").startswith(("time32", "time64")):
-            why = f"branch {name!r} is a time of the day ({kind}), which Spark cannot read: write the file without it"
-            raise UnreadableInputError(file.path, why)
-    return columns
 
 
 def _csv_names(path: str, first: list[str], named: tuple[str, ...]) -> Sequence[str]:
@@ -175,27 +144,23 @@ def _values(record: dict[str, Any], prefix: str = "", form: str = "{}") -> Itera
             yield prefix + name, "" if value is None else own.format(kind)
 
 
-def _leaves(fields: Iterable[pa.Field], prefix: str = "", form: str = "{}") -> Iterator[tuple[str, str]]:
-    """Fields and their types by name, those of records in records, and in lists, with dotted names."""
-    for field in fields:
-        kind, own = field.type, form
-        while is_list(kind):
-            kind, own = kind.value_type, own.format("list<{}>")
-        if pa.types.is_struct(kind):
-            yield from _leaves(kind, f"{prefix}{field.name}.", own)
-        else:
-            yield prefix + field.name, own.format(kind)
+def refuse_xrootd(files: Iterable[InputFile]) -> None:
+    """Refuse files on XRootD servers.
+
+    Raises:
+        UnreadableInputError: One is.
+    """
+    for file in files:
+        if xrootd.is_url(file.path):
+            why = f"our readers of {file.format} know no XRootD, only ROOT files are read from there: copy it to HDFS"
+            raise UnreadableInputError(file.path, f"{why} or a disk that all executors see")
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether it is a list; who wrote it, and how it names its elements, makes no difference."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def refuse_planted(path: str, safe: set[str]) -> None:
+    """Refuse a Parquet file beside a ``_common_metadata``, unless a manifest of ours lists it.
 
-
-def _refuse_planted(path: str, safe: set[str]) -> None:
-    """Refuse a file beside a ``_common_metadata``, unless a manifest of ours lists it; ``safe`` folders have none.
-
-    petastorm's Reader unpickles what it finds there, and an unpickled object can run any code (petastorm issue 741).
+    Folders that have none become ``safe``. petastorm's Reader unpickles what it finds there, and an unpickled object
+    can run any code (petastorm issue 741).
     """
     folder = path.rpartition("/")[0]
     for place in _with_partitions(folder):

@@ -1,16 +1,16 @@
 """Any format to events on executors: open the files, plan their ranges, and run a function over the events of a range.
 
-ROOT goes from entry ranges through uproot inside mapInArrow, so that events never cross to the JVM unless a DataFrame
-is asked for. Parquet, JSON and CSV come through Spark's own readers (``records``). Both end in :class:`RangeBatch`.
+ROOT and Parquet are read by executors, range by range (``ranges``), so that events never cross to the JVM unless a
+DataFrame is asked for. JSON and CSV come through Spark's own readers (``records``). Both are a :class:`Source`, and
+both end in :class:`RangeBatch`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +26,12 @@ from mlaas_spark.errors import (
     hint,
     reason,
 )
-from mlaas_spark.plan import EntryRange, Plan, PlannedFile, coarse, copy_numbers, make_plan
+from mlaas_spark.plan import EntryRange, Plan, make_plan
 from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
-from mlaas_spark.spark.session import numbers, on_executor, received, spread
+from mlaas_spark.spark.ranges import Ranges, open_parquet, open_root
+from mlaas_spark.spark.session import on_executor, received
 from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.config import InputConfig
     from mlaas_spark.fileset import InputFile
+    from mlaas_spark.plan import PlannedFile
     from mlaas_spark.usercode import UserFile
     from mlaas_spark.xrootd import Patience
 
@@ -61,6 +63,16 @@ class RangeBatch(NamedTuple):
     seen: int
 
 
+class Source(Protocol):
+    """Where events come from: what Spark hands to executors, and what makes batches of events of it there."""
+
+    def rows(self, spark: SparkSession, plan: Plan) -> DataFrame:
+        """What Spark hands to executors for the plan's ranges."""
+
+    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+        """The function that makes batches of events of it, those of a range in order; picklable."""
+
+
 @dataclass(frozen=True)
 class Events:
     """The selected events of a plan, wherever they come from.
@@ -68,15 +80,15 @@ class Events:
     Attributes:
         spark: The session.
         plan: Files, ranges, and the schema of the branches that are read.
+        source: What reads them.
         selection: Events that fail it are dropped; None keeps all.
-        frame: For Parquet, JSON and CSV, Spark's rows of the input; None for ROOT.
         patience: With the servers of ROOT files.
     """
 
     spark: SparkSession
     plan: Plan
+    source: Source
     selection: Expression | None = None
-    frame: records.Records | None = None
     patience: Patience = PATIENCE
 
     def map_ranges(
@@ -88,17 +100,14 @@ class Events:
         """
         selection, wanted, files = self.selection, self.plan.schema, self.plan.files
         stored = dataclasses.replace(self.plan, schema=wanted.stored())
-        source = _root_ranges(stored, self.patience) if self.frame is None else records.ranges_of(self.frame, stored)
+        read = self.source.reader(stored)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with on_executor():
-                made = _with_derived(_with_codes(source(iter(rows)), wanted, files), wanted)
+                made = _with_derived(_with_codes(read(iter(rows)), wanted, files), wanted)
                 yield from function(_selected(made, selection))
 
-        rows = (
-            numbers(self.spark, len(self.plan.ranges)) if self.frame is None else self.frame.rows(stored.schema.names)
-        )
-        return rows.mapInArrow(run, schema)
+        return self.source.rows(self.spark, stored).mapInArrow(run, schema)
 
     def dataframe(self) -> DataFrame:
         """The events as a DataFrame: a column for each branch, ``__file`` and ``__entry``."""
@@ -188,16 +197,7 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     categories = {column_name(name): numbers for name, numbers in config.categories.items()}
-    if config.columns and files[0].format is not Format.CSV:
-        msg = f"columns are named for CSV without a header line, and {files[0].path} is {files[0].format}"
-        raise ConfigError(msg)
-    if files[0].format is Format.ROOT:
-        planned, schemas = _open_root(spark, files, events_per_task, config.patience, allow_copies=config.allow_copies)
-        frame = None
-    else:
-        frame, planned, schemas = records.open_records(
-            spark, files, preproc, frozenset(categories), config.columns, allow_copies=config.allow_copies
-        )
+    source, planned, schemas = _open(spark, files, config, events_per_task, preproc, frozenset(categories))
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     _refuse_unknown(categories, any_of(schemas), where)
     schemas = [(path, of_file.categorised(categories)) for path, of_file in schemas]
@@ -225,9 +225,32 @@ def open_events(
     read = EventSchema.of((*read.branches, *derived), {*chosen.omitted, *read.omitted})
     read.refuse_omitted(config.branches, where)
     planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
-    target = events_per_task if frame is None else None  # a block of Spark's readers is a range
+    target = events_per_task if isinstance(source, Ranges) else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
-    return Events(spark, plan, selection, frame, config.patience)
+    return Events(spark, plan, source, selection, config.patience)
+
+
+def _open(
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    config: InputConfig,
+    events_per_task: int,
+    preproc: UserFile | None,
+    texts: frozenset[str],
+) -> tuple[Source, list[PlannedFile], list[tuple[str, EventSchema]]]:
+    """What reads the files; the files; each schema that a file has, with the first such file."""
+    kind, allow_copies = files[0].format, config.allow_copies
+    if config.columns and kind is not Format.CSV:
+        msg = f"columns are named for CSV without a header line, and {files[0].path} is {kind}"
+        raise ConfigError(msg)
+    if preproc is not None and kind is Format.PARQUET:
+        msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
+        raise ConfigError(msg)
+    if kind is Format.ROOT:
+        return open_root(spark, files, events_per_task, config.patience, allow_copies=allow_copies)
+    if kind is Format.PARQUET:
+        return open_parquet(spark, files, events_per_task, allow_copies=allow_copies)
+    return records.open_records(spark, files, preproc, texts, config.columns, allow_copies=allow_copies)
 
 
 def frame_schema(schema: EventSchema) -> pa.Schema:
@@ -328,97 +351,8 @@ def _coded(batch: pa.RecordBatch, branch: Branch, file: PlannedFile) -> pa.Array
     return made
 
 
-def _root_ranges(
-    plan: Plan, patience: Patience
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
-    """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
-
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
-        from mlaas_spark import root_io
-
-        ranges = (plan.ranges[number] for batch in batches for number in batch.column("id").to_pylist())
-        for index, group in itertools.groupby(ranges, key=lambda entries: entries.file):
-            file, of_file = plan.files[index], list(group)
-            spans = [(r.start, r.stop) for r in of_file]
-            has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
-            batches_of_file = root_io.read_ranges(file.path, file.tree, has, spans, index, file.uuid, patience)
-            filled = (_filled(batch, plan.schema) for batch in batches_of_file)
-            yield from zip(of_file, filled, strict=True)
-
-    return read
-
-
-def _filled(batch: pa.RecordBatch, schema: EventSchema) -> pa.RecordBatch:
-    """The batch with a column without values for each branch that it lacks."""
-    target = schema.arrow()
-    if batch.schema.names == target.names:
-        return batch
-    present = set(batch.schema.names)
-    columns = [batch.column(f.name) if f.name in present else pa.nulls(batch.num_rows, f.type) for f in target]
-    return pa.RecordBatch.from_arrays(columns, names=target.names)
-
-
 def any_of(schemas: Sequence[tuple[str, EventSchema]]) -> EventSchema:
     """Every branch that any file has: what may be chosen from, before the files must agree on what was chosen."""
     branches = {branch.name: branch for _, schema in reversed(schemas) for branch in schema.branches}
     omitted = {(item.name, item.reason): item for _, schema in schemas for item in schema.omitted}
     return EventSchema.of(branches.values(), omitted.values())
-
-
-def _open_root(
-    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, patience: Patience, *, allow_copies: bool
-) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
-    """Open headers on executors, each tree a glob matches; a schema crosses to the driver once a partition."""
-
-    def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
-        from mlaas_spark import root_io
-
-        known: set[str] = set()
-        for index, file in numbered:
-            for header in root_io.read_headers(file.path, file.tree, patience):
-                if file.uuid and file.uuid != header.uuid:
-                    why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
-                    raise UnreadableInputError(file.path, why, header.tree)
-                digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
-                if digest not in known:
-                    known.add(digest)
-                    yield "schema", (digest, header.schema)
-                edges = coarse(header.boundaries, events_per_task)
-                clusters = len(header.boundaries) - 1
-                yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
-
-    found = spread(spark, list(enumerate(files)), read)
-    schemas: dict[str, EventSchema] = dict(_only(found, "schema"))
-    names = {name for schema in schemas.values() for name in schema.names}
-    first: dict[str, str] = {}
-    planned: list[PlannedFile] = []
-    opened = sorted(_only(found, "file"))
-    copies = copy_numbers(
-        [(files[index].path, uuid, tree) for index, tree, _, uuid, *_ in opened], allowed=allow_copies
-    )
-    for copy, (index, tree, digest, uuid, entries, boundaries, clusters) in zip(copies, opened, strict=True):
-        file = files[index]
-        first.setdefault(digest, f"{file.path}:{tree}")
-        lacks = tuple(sorted(names - set(schemas[digest].names)))
-        planned.append(
-            PlannedFile(
-                file.path,
-                file.format,
-                tree,
-                uuid,
-                entries,
-                file.label,
-                file.weight,
-                file.group,
-                boundaries,
-                file.steps,
-                lacks,
-                clusters,
-                copy,
-            )
-        )
-    return planned, [(path, schemas[digest]) for digest, path in first.items()]
-
-
-def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:
-    return [item for kind_of_item, item in found if kind_of_item == kind]

@@ -8,14 +8,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from mlaas_spark import storage
+from mlaas_spark import parquet_io, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.inspection import OnDisk, Reading, added
-from mlaas_spark.spark.headers import is_list
 from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import (
     RANGE_BYTES,
@@ -79,51 +75,16 @@ def _contents(file: _File, patience: Patience) -> tuple[dict[str, int], Mapping[
 
         contents = root_io.read_contents(file.path, file.tree, patience)
         return contents.trees, contents.compressed
-    return {}, _column_chunks(file.path) if file.format is Format.PARQUET else {}
-
-
-def _column_chunks(path: str) -> dict[str, int]:
-    """Bytes of the column chunks of each branch, summed over the row groups, out of a Parquet file's footer."""
-    try:
-        fs, place = storage.filesystem(path)
-        with fs.open(place, "rb") as stream:
-            footer = pq.read_metadata(stream)
-        owners = [name for field in footer.schema.to_arrow_schema() for name in _owners(field)]
-    except (OSError, pa.ArrowException) as error:
-        raise UnreadableInputError(path, reason(error)) from error
-    sizes: dict[str, int] = dict.fromkeys(owners, 0)
-    for number in range(footer.num_row_groups):
-        group = footer.row_group(number)
-        for column, name in enumerate(owners):
-            sizes[name] += group.column(column).total_compressed_size
-    return sizes
-
-
-def _owners(field: pa.Field, prefix: str = "") -> Iterator[str]:
-    """For each of Parquet's columns below a field, in order, the name of its branch: members of records have dots."""
-    kind = field.type
-    while is_list(kind):
-        kind = kind.value_type
-    if pa.types.is_struct(kind):
-        for member in kind:
-            yield from _owners(member, f"{prefix}{field.name}.")
-    else:
-        yield from [prefix + field.name] * _columns_below(field.type)
-
-
-def _columns_below(kind: pa.DataType) -> int:
-    if pa.types.is_dictionary(kind) or not kind.num_fields:
-        return 1
-    return sum(_columns_below(kind.field(number).type) for number in range(kind.num_fields))
+    return {}, parquet_io.read_compressed(file.path) if file.format is Format.PARQUET else {}
 
 
 def read(events: Events) -> tuple[Specs, tuple[Reading, ...]]:
     """Read all ranges of the plan once: statistics of every branch, and how fast each range came.
 
-    What Spark's readers of Parquet, JSON and CSV read and drop, beyond the entries that were asked for, takes its time
+    What Spark's readers of JSON and CSV read and drop, beyond the entries that were asked for, takes its time
     in the next range of the task.
     """
-    names, of_root = events.plan.schema.names, events.frame is None
+    names, of_root = events.plan.schema.names, events.plan.files[0].format is Format.ROOT
 
     def rows(batches: Iterator[RangeBatch]) -> Iterator[Partial]:
         if of_root:

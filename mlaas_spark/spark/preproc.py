@@ -41,7 +41,7 @@ _SPARK_TYPES = {
     pa.uint8(): pa.int16(),
     pa.uint16(): pa.int32(),
     pa.uint32(): pa.int64(),
-    pa.uint64(): pa.decimal128(20, 0),  # as Spark reads it from Parquet
+    pa.uint64(): pa.decimal128(20, 0),  # which Spark has not
     pa.float16(): pa.float32(),
     pa.null(): pa.string(),  # as Spark infers it from JSON
 }

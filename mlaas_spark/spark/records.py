@@ -1,11 +1,11 @@
-"""Parquet, JSON and CSV through Spark's own readers: their schema, their entries, and their rows as event batches.
+"""JSON and CSV through Spark's own readers: their schema, their entries, and their rows as event batches.
 
 Entries are numbered as they lie in the file: a block that Spark reads in one task (a split of the file) is an entry
 range, blocks are counted once, and rows of a block come in order. Blocks are a function of the files alone.
 
 Of records in records, and of lists of records, each value is a branch with a dotted name. Times are seconds, nulls stay
-nulls. Text of CSV whose every value is a number is a number, as CSV has no types; text of JSON and Parquet that looks
-like one is meant as text. A file lacks a branch that neither its header (of JSON its first records) names nor any of
+nulls. Text of CSV whose every value is a number is a number, as CSV has no types; text of JSON that looks like one is
+meant as text. A file lacks a branch that neither its header (of JSON its first records) names nor any of
 its events has a value of.
 """
 
@@ -23,7 +23,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from pyspark.sql import types as T  # noqa: N812
 
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ConfigError, UnreadableInputError, reason
+from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
 from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.spark.damage import located, refuse_lost_records
@@ -78,37 +78,28 @@ _TYPES: dict[type[T.DataType], str] = {
 }
 
 
-class Part(NamedTuple):
-    """Rows of files that are read with the same columns.
-
-    Attributes:
-        files: Their indices.
-        frame: The rows: a column for each branch, and each row's file and block.
-        schema: Its branches.
-    """
-
-    files: tuple[int, ...]
-    frame: DataFrame
-    schema: EventSchema
-
-
 @dataclass(frozen=True)
 class Records:
     """Rows of the input as Spark reads them.
 
     Attributes:
-        parts: The rows, in parts of unlike columns.
+        frame: The rows: a column for each branch, and each row's file and block.
         paths: Index of the file of each path, as Spark spells it.
         blocks: First entry of each (path, block).
     """
 
-    parts: tuple[Part, ...]
+    frame: DataFrame
     paths: dict[str, int]
     blocks: dict[tuple[str, int], int]
 
-    def rows(self, names: Sequence[str]) -> DataFrame:
-        """The named branches of all rows, as :func:`_rows` gives them."""
-        return _rows(self.parts, names)
+    def rows(self, spark: SparkSession, plan: Plan) -> DataFrame:
+        """The plan's branches of all rows, as :func:`_rows` gives them; of the session that has the fixed blocks."""
+        del spark
+        return _rows(self.frame, plan.schema.names)
+
+    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+        """Reader of the DataFrame's batches: cut where the range changes, with file index and entry number."""
+        return _ranges_of(self.paths, self.blocks, plan)
 
 
 def open_records(
@@ -124,7 +115,7 @@ def open_records(
 
     Args:
         spark: The session.
-        files: Input files, all of one format, which is not ROOT.
+        files: Input files, all of JSON or all of CSV.
         preproc: User's function for records of JSON and CSV.
         texts: Column names of branches that stay text, whatever it looks like.
         named: Columns of CSV files that have no header line; () where they have one.
@@ -135,13 +126,10 @@ def open_records(
 
     Raises:
         UnreadableInputError: A file is empty or not of its format.
-        ConfigError: ``preproc`` for a format without records.
+        ConfigError: ``preproc`` cannot be used.
         FilesetError: Two files have the same content, and copies are not allowed.
     """
     kind = files[0].format
-    if preproc is not None and kind is Format.PARQUET:
-        msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
-        raise ConfigError(msg)
     headers = read_headers(spark, files, named)
     contents = [(file.path, header.uuid, "") for file, header in zip(files, headers, strict=True)]
     copies = copy_numbers(contents, allowed=allow_copies)
@@ -152,12 +140,12 @@ def open_records(
             refuse_lost_records(spark, files)
         raw = _read(spark, files, headers, texts, named)
         if preproc is not None:
-            raw = [(group, preprocessed(spark, frame, preproc)) for group, frame in raw]
-        parts = [Part(group, *_flattened(frame, kind, headers[group[0]].columns, texts)) for group, frame in raw]
+            raw = preprocessed(spark, raw, preproc)
+        frame, schema = _flattened(raw, kind, texts)
         columns = [header.columns if preproc is None else _untyped(header.columns) for header in headers]
-        unsaid = _unsaid(parts, columns)
+        unsaid = _unsaid(schema, columns)
         values = [F.count(str(place)).alias(str(place)) for place in range(len(unsaid))]
-        counts = _rows(parts, unsaid).groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias(_ENTRIES), *values).collect()
+        counts = _rows(frame, unsaid).groupBy(PATH, BLOCK).agg(F.count(F.lit(1)).alias(_ENTRIES), *values).collect()
     index_of = {unschemed(file.path): index for index, file in enumerate(files)}
     paths = {row[PATH]: index_of[local(row[PATH])] for row in counts}
     of_files: list[list[Row]] = [[] for _ in files]
@@ -167,37 +155,30 @@ def open_records(
         frozenset(name for place, name in enumerate(unsaid) if blocks and not any(row[str(place)] for row in blocks))
         for blocks in of_files
     ]
-    schemas = _schemas(parts, columns, empty)
-    every = {name for schema in schemas for name in schema.names}
+    schemas = _schemas(schema, columns, empty)
+    every = {name for of_file in schemas for name in of_file.names}
     planned = []
     starts: dict[tuple[str, int], int] = {}
-    for file, header, schema, blocks, copy in zip(files, headers, schemas, of_files, copies, strict=True):
+    for file, header, of_file, blocks, copy in zip(files, headers, schemas, of_files, copies, strict=True):
         edges = [0]
         for row in blocks:
             starts[row[PATH], row[BLOCK]] = edges[-1]
             edges.append(edges[-1] + row[_ENTRIES])
-        lacks = tuple(sorted(every - {*schema.names}))
+        lacks = tuple(sorted(every - {*of_file.names}))
         rest = (file.label, file.weight, file.group, tuple(edges))
         planned.append(PlannedFile(file.path, kind, "", header.uuid, edges[-1], *rest, (), lacks, len(blocks), copy))
     first: dict[EventSchema, str] = {}
-    for file, schema in zip(files, schemas, strict=True):
-        first.setdefault(schema, file.path)
-    return Records(tuple(parts), paths, starts), planned, [(path, schema) for schema, path in first.items()]
+    for file, of_file in zip(files, schemas, strict=True):
+        first.setdefault(of_file, file.path)
+    return Records(frame, paths, starts), planned, [(path, of_file) for of_file, path in first.items()]
 
 
-def _rows(parts: Sequence[Part], names: Sequence[str]) -> DataFrame:
-    """The named branches of all rows, null where a part lacks one, and each row's file and block.
+def _rows(frame: DataFrame, names: Sequence[str]) -> DataFrame:
+    """The named branches of all rows, and each row's file and block.
 
     Columns are named by their place: a branch may have a name that is none for Spark.
     """
-    kinds = {field.name: field.dataType for part in parts for field in part.frame.schema.fields}
-    frames = []
-    for part in parts:
-        has = {*part.schema.names}
-        values = (F.col(quoted(name)) if name in has else F.lit(None).cast(kinds[name]) for name in names)
-        columns = [value.alias(str(place)) for place, value in enumerate(values)]
-        frames.append(part.frame.select(*columns, PATH, BLOCK))
-    return reduce(DataFrame.union, frames)
+    return frame.select(*(F.col(quoted(name)).alias(str(place)) for place, name in enumerate(names)), PATH, BLOCK)
 
 
 # --- which file has which branch --------------------------------------------------------------------------------------
@@ -208,44 +189,37 @@ def _untyped(columns: Columns) -> Columns:
     return tuple((name, "") for name, _ in columns)
 
 
-def _unsaid(parts: Sequence[Part], columns: Sequence[Columns]) -> list[str]:
+def _unsaid(schema: EventSchema, columns: Sequence[Columns]) -> list[str]:
     """Branches that are not among the columns of some file: whether it has them, its values tell.
 
     JSON has no header, and the user's function may add columns.
     """
     if len(columns) == 1:
         return []
-    found: set[str] = set()
-    for part in parts:
-        for of_file in {columns[index] for index in part.files}:
-            said = {name for name, _ in of_file}
-            found |= {branch.name for branch in part.schema.branches if branch.source not in said}
-    return sorted(found)
+    said = [{name for name, _ in of_file} for of_file in {*columns}]
+    return sorted(branch.name for branch in schema.branches if not all(branch.source in names for names in said))
 
 
-def _schemas(parts: Sequence[Part], columns: Sequence[Columns], empty: Sequence[frozenset[str]]) -> list[EventSchema]:
+def _schemas(schema: EventSchema, columns: Sequence[Columns], empty: Sequence[frozenset[str]]) -> list[EventSchema]:
     """The schema of each file: without the branches that it neither names nor has a value of.
 
     Of JSON that is a number in one file and a text in another Spark makes text; each file gets its own type back.
     """
-    made: dict[tuple[int, Columns, frozenset[str]], EventSchema] = {}
-    schemas: dict[int, EventSchema] = {}
-    for number, part in enumerate(parts):
-        said = {of_file: dict(of_file) for of_file in {columns[index] for index in part.files}}
-        texts = [branch.source for branch in part.schema.branches if STRING in branch.dtype]
-        disputed = {source for source in texts if len({kinds.get(source) for kinds in said.values()} - {None, ""}) > 1}
-        for index in part.files:
-            key = number, columns[index], empty[index]
-            if key not in made:
-                kinds = said[columns[index]]
-                branches = (
-                    _retyped(branch, kinds[branch.source]) if branch.source in disputed & kinds.keys() else branch
-                    for branch in part.schema.branches
-                    if branch.source in kinds or branch.name not in empty[index]
-                )
-                made[key] = EventSchema(tuple(branches), part.schema.omitted)
-            schemas[index] = made[key]
-    return [schemas[index] for index in range(len(columns))]
+    said = {of_file: dict(of_file) for of_file in {*columns}}
+    texts = [branch.source for branch in schema.branches if STRING in branch.dtype]
+    disputed = {source for source in texts if len({kinds.get(source) for kinds in said.values()} - {None, ""}) > 1}
+
+    def made(of_file: Columns, lacking: frozenset[str]) -> EventSchema:
+        kinds = said[of_file]
+        branches = (
+            _retyped(branch, kinds[branch.source]) if branch.source in disputed & kinds.keys() else branch
+            for branch in schema.branches
+            if branch.source in kinds or branch.name not in lacking
+        )
+        return EventSchema(tuple(branches), schema.omitted)
+
+    schemas = {key: made(*key) for key in {*zip(columns, empty, strict=True)}}
+    return [schemas[key] for key in zip(columns, empty, strict=True)]
 
 
 def _retyped(branch: Branch, kind: str) -> Branch:
@@ -275,15 +249,13 @@ def _with_fixed_blocks(spark: SparkSession, files: int) -> SparkSession:
         fixed.conf.set(key, value)
     fixed.conf.set("spark.sql.files.minPartitionNum", "1")
     fixed.conf.set("spark.sql.caseSensitive", "true")  # as names are in the files
-    fixed.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it refuses what pandas writes
     return fixed
 
 
-def ranges_of(
-    records: Records, plan: Plan
+def _ranges_of(
+    paths: dict[str, int], blocks: dict[tuple[str, int], int], plan: Plan
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
-    """Reader of the DataFrame's batches: cut where the range changes, with file index and entry number."""
-    paths, blocks, schema = records.paths, records.blocks, plan.schema
+    schema = plan.schema
     ranges: dict[int, list[EntryRange]] = {}
     for r in plan.ranges:
         ranges.setdefault(r.file, []).append(r)
@@ -324,25 +296,16 @@ def _read(
     headers: Sequence[Header],
     texts: frozenset[str],
     named: tuple[str, ...],
-) -> list[tuple[tuple[int, ...], DataFrame]]:
-    """Indices of the files that are read with the same columns, and their rows.
-
-    Parquet files have types of their own; those of JSON and CSV are of all their values.
-    """
+) -> DataFrame:
+    """The rows of all files, whose types are of all their values."""
     reader = spark.read.option("mode", "FAILFAST")
     paths = [literal(file.path) for file in files]
-    everything = tuple(range(len(files)))
     if files[0].format is Format.JSON:
-        return [(everything, _placed(reader.json(paths)))]
-    groups: dict[Columns, list[int]] = {}
-    for index, header in enumerate(headers):
-        groups.setdefault(header.columns, []).append(index)
-    of_groups = {columns: [paths[index] for index in group] for columns, group in groups.items()}
-    if files[0].format is Format.CSV:
-        return [
-            (everything, _read_csv(reader.options(**_CSV, header=not named), list(of_groups.values()), texts, named))
-        ]
-    return [(tuple(groups[columns]), _placed(reader.parquet(*some))) for columns, some in of_groups.items()]
+        return _placed(reader.json(paths))
+    groups: dict[Columns, list[str]] = {}
+    for path, header in zip(paths, headers, strict=True):
+        groups.setdefault(header.columns, []).append(path)
+    return _read_csv(reader.options(**_CSV, header=not named), list(groups.values()), texts, named)
 
 
 def _read_csv(
@@ -381,24 +344,15 @@ def _placed(frame: DataFrame) -> DataFrame:
     )
 
 
-def _flattened(
-    frame: DataFrame, kind_of_file: Format, said: Columns, texts: frozenset[str]
-) -> tuple[DataFrame, EventSchema]:
-    """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason.
-
-    ``said`` are the columns as Parquet files have them: Spark cannot read times in nanoseconds as times and gives them
-    as integers, and nulls that have no type too.
-    """
+def _flattened(frame: DataFrame, kind_of_file: Format, texts: frozenset[str]) -> tuple[DataFrame, EventSchema]:
+    """Columns that can be branches, nested records flattened to dotted names; what cannot is listed with its reason."""
     branches: list[Branch] = []
     omitted: list[Omitted] = []
     expressions: dict[str, Column] = {}
     leaves = list(_leaves(frame))
     in_text = _numbers_in_text(frame, kind_of_file, leaves, texts)
-    stored = {name: of_name.replace(_LIST_OF, "") for name, of_name in said}
-    for source, read_as, column in leaves:
-        value = stored.get(source, "")
-        kind = T.NullType() if value.startswith("null") else read_as
-        found = in_text.get(source) or _value(kind, nanoseconds=value.startswith("timestamp[ns"))
+    for source, kind, column in leaves:
+        found = in_text.get(source) or _value(kind)
         if isinstance(found, str):
             omitted.append(Omitted(source, found))
         else:
@@ -417,17 +371,15 @@ class _Value(NamedTuple):
     jagged: bool = False
 
 
-def _value(kind: T.DataType, *, nanoseconds: bool) -> _Value | str:
+def _value(kind: T.DataType) -> _Value | str:
     """The value that a branch has for Spark's of this type, or the reason why it has none.
 
     Times are seconds since the epoch, dates their midnight, in the time zone of the session (ours has UTC).
     """
     if isinstance(kind, T.ArrayType):
-        return _list_of(kind.elementType, nanoseconds=nanoseconds)
+        return _list_of(kind.elementType)
     if isinstance(kind, T.NullType):
         return NO_VALUE
-    if nanoseconds and isinstance(kind, T.LongType):  # as microseconds
-        return _Value("float64", lambda value: F.call_function("div", value, F.lit(1000)) / F.lit(1e6))
     if isinstance(kind, T.DateType | T.TimestampType | T.TimestampNTZType):
         return _Value("float64", lambda value: value.cast("timestamp").cast("double"))
     if isinstance(kind, T.DecimalType) and _decimal_type(kind) == "float64":
@@ -436,8 +388,8 @@ def _value(kind: T.DataType, *, nanoseconds: bool) -> _Value | str:
     return f"values of type {kind.simpleString()}" if scalar is None else _Value(scalar, _as_it_is)
 
 
-def _list_of(kind: T.DataType, *, nanoseconds: bool) -> _Value | str:
-    inner = _value(kind, nanoseconds=nanoseconds)
+def _list_of(kind: T.DataType) -> _Value | str:
+    inner = _value(kind)
     if isinstance(inner, str):
         nested = isinstance(kind, T.ArrayType)
         return NESTED if nested else f"lists of {inner}"
@@ -451,7 +403,7 @@ def _as_it_is(value: Column) -> Column:
 
 
 def _decimal_type(kind: T.DecimalType) -> str:
-    """Spark has no unsigned integers: a uint64 of Parquet, and an integer of JSON beyond int64, is a decimal(20, 0)."""
+    """Spark has no unsigned integers: an integer of JSON beyond int64 is a decimal(20, 0)."""
     return "uint64" if (kind.precision, kind.scale) == (20, 0) else "float64"
 
 
@@ -477,9 +429,9 @@ def _numbers_in_text(
 ) -> dict[str, _Value | str]:
     """Of text columns those whose every value is a number, or a JSON list of numbers, and those that have no value.
 
-    It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling; in the other
-    formats a text that looks like a number is meant as a text, as one of ``texts`` is everywhere. A JSON column of
-    nulls, or of empty lists, has no type and comes as text too.
+    It is how CSV holds a jagged branch, and a flat one that has NaN or infinity in numpy's spelling; in JSON a text
+    that looks like a number is meant as a text, as one of ``texts`` is everywhere. A JSON column of nulls, or of empty
+    lists, has no type and comes as text too.
     """
     tests: list[Column] = []
     for number, (_, kind, column) in enumerate(leaves):

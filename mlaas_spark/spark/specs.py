@@ -1,4 +1,7 @@
-"""Specs on executors: partials from mapInArrow, merged by Spark's groupBy; one partial a file and task."""
+"""Specs on executors: partials from mapInArrow, one a file and task, merged on the driver.
+
+A shuffle would merge little: a partial is of one file, and most files are of one task.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
-from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark.errors import BranchNotFoundError, SpecsMismatchError
 from mlaas_spark.spark.session import received
@@ -17,8 +18,6 @@ from mlaas_spark.specs import Specs, SpecsFile, from_rows, merged, to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-
-    from pyspark.sql import Row
 
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
@@ -91,21 +90,36 @@ def _run(
     return {keys[file]: specs for file, specs in by_file(rows).items()}, by_range(rows, RANGE_EVENTS)
 
 
-def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Row]:
+def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Partial]:
     """The rows that ``partial`` makes of the events on executors; those of equal (file, branch, stat, index) as one."""
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
         columns = list(zip(*partial(batches), strict=True)) or [()] * len(_PARTIAL)
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(column, field.type) for column, field in zip(columns, _PARTIAL, strict=True)], schema=_PARTIAL
-        )
+        table = pa.table([pa.array(c, field.type) for c, field in zip(columns, _PARTIAL, strict=True)], _PARTIAL)
+        yield pa.RecordBatch.from_arrays([pa.array([_packed(table)], pa.binary())], names=["rows"])
 
-    frame = events.map_ranges(run, from_arrow_schema(_PARTIAL))
-    merging = frame.groupBy("file", "branch", "stat", "index").agg(
-        F.sum("number").alias("number"), F.min("low").alias("low"), F.max("high").alias("high")
-    )
     with received():
-        return merging.collect()
+        packed = events.map_ranges(run, "rows binary").collect()
+    rows = pa.concat_tables(_unpacked(row.rows) for row in packed)
+    together = rows.group_by(["file", "branch", "stat", "index"], use_threads=False).aggregate(
+        [("number", "sum"), ("low", "min"), ("high", "max")]
+    )
+    ordered = together.select([*_PARTIAL.names[:4], "number_sum", "low_min", "high_max"])
+    return list(zip(*(column.to_pylist() for column in ordered.columns), strict=True))
+
+
+def _packed(rows: pa.Table) -> bytes:
+    """A table as one value: a row of Spark's for each of its thousands of rows costs more than making them."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _unpacked(content: bytes) -> pa.Table:
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_all()
 
 
 def partials(
@@ -127,21 +141,18 @@ def of_ranges(stat: str, values: Mapping[tuple[int, int], int]) -> Iterator[Part
     return ((file, "", stat, start, number, None, None) for (file, start), number in values.items())
 
 
-def by_range(rows: Iterable[Row], stat: str) -> dict[tuple[int, int], int]:
+def by_range(rows: Iterable[Partial], stat: str) -> dict[tuple[int, int], int]:
     """The numbers that :func:`of_ranges` made rows of."""
-    return {(row.file, row["index"]): row.number for row in rows if row.stat == stat}
+    return {(file, index): number for file, _, of_row, index, number, _, _ in rows if of_row == stat}
 
 
-def by_file(rows: Iterable[Row]) -> dict[int, Specs]:
+def by_file(rows: Iterable[Partial]) -> dict[int, Specs]:
     """The specs of each file, by its index in the plan."""
-    found: dict[int, list[Row]] = {}
-    for row in rows:
-        if row.stat not in _OF_RANGES:
-            found.setdefault(row.file, []).append(row)
-    return {
-        file: from_rows((r.branch, r.stat, r["index"], r.number, r.low, r.high) for r in of_file)
-        for file, of_file in sorted(found.items())
-    }
+    found: dict[int, list[tuple[str, str, int, int, float | None, float | None]]] = {}
+    for file, branch, stat, index, number, low, high in rows:
+        if stat not in _OF_RANGES:
+            found.setdefault(file, []).append((branch, stat, index, number, low, high))
+    return {file: from_rows(of_file) for file, of_file in sorted(found.items())}
 
 
 def _request(events: Events, branches: Collection[str], quantiles: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, FilesetError, SpecsMismatchError
 from mlaas_spark.spark import chunks
 from mlaas_spark.spark.chunks import ChunkRequest, build, row_group_events
+from mlaas_spark.spark.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -360,12 +361,12 @@ def test_selection_that_keeps_nothing_leaves_nothing(
 def test_range_that_comes_in_several_batches_is_taken_whole(
     opened: Callable[..., Events], sample: Sample, request_of: Callable[..., ChunkRequest], tmp_path: Path
 ) -> None:
-    """Spark cuts a block of Parquet into batches, and the selection thins each of them out."""
+    """Spark cuts a block of JSON into batches, and the selection thins each of them out."""
     made = {}
     for rows_a_batch in ("37", "10000"):
-        events = opened(sample.paths("parquet"), labels=LABELS, selection="nJet > 0")
-        assert events.frame is not None
-        events.frame.parts[0].frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_a_batch)
+        events = opened(sample.paths("json"), labels=LABELS, selection="nJet > 0")
+        assert isinstance(events.source, Records)
+        events.source.frame.sparkSession.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_a_batch)
         folder = tmp_path / rows_a_batch
         made[rows_a_batch] = rows_of(folder, build(events, request_of(size=150), str(folder)))
     kept = [place for place, event in sample.events.items() if event["nJet"] > 0]

@@ -278,8 +278,8 @@ def test_conversion_to_a_target_size_goes_on_where_it_stopped(
 def test_target_size_is_refused_for_formats_that_spark_cuts(
     opened: Callable[..., Events], sample: Sample, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"target_size is for ROOT.*maxPartitionBytes"):
-        convert(opened(sample.paths("parquet")), str(tmp_path / "out"), ConvertConfig(target_size=10**6))
+    with pytest.raises(ConfigError, match=r"target_size is for ROOT and Parquet.*maxPartitionBytes"):
+        convert(opened(sample.paths("json")), str(tmp_path / "out"), ConvertConfig(target_size=10**6))
     assert not (tmp_path / "out").exists()
 
 

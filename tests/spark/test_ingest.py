@@ -200,9 +200,12 @@ def fileset_of(path: str, target: Path, **about: Any) -> str:
     return str(target)
 
 
-def test_steps_of_a_fileset_alone_are_read(opened: Callable[..., Events], sample: Sample, tmp_path: Path) -> None:
-    path = sample.paths()[0]
-    uuid = opened([path]).plan.files[0].uuid
+@pytest.mark.parametrize("kind", ["root", "parquet"])
+def test_steps_of_a_fileset_alone_are_read(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path, kind: str
+) -> None:
+    path = sample.paths(kind)[0]
+    uuid = opened([path]).plan.files[0].uuid if kind == "root" else "of whoever wrote the fileset"
     given = fileset_of(path, tmp_path / "f.json", steps=[[30, 150], [150, 310], [640, 700]], uuid=uuid)
     events = opened([], 100, fileset=given)
     rows = events.dataframe().select("__entry", "event").collect()
@@ -227,10 +230,11 @@ def test_file_that_is_not_the_one_of_the_fileset_is_refused(
         (700, [(0, 700)]),
     ],
 )
-def test_ranges_tile_the_file_along_its_clusters(
-    opened: Callable[..., Events], sample: Sample, events_per_task: int, expected: list[tuple[int, int]]
+@pytest.mark.parametrize("kind", ["root", "parquet"])
+def test_ranges_tile_the_file_along_its_clusters_or_row_groups(
+    opened: Callable[..., Events], sample: Sample, kind: str, events_per_task: int, expected: list[tuple[int, int]]
 ) -> None:
-    plan = opened(sample.paths()[:1], events_per_task).plan
+    plan = opened(sample.paths(kind)[:1], events_per_task).plan
     assert [(r.start, r.stop) for r in plan.ranges] == expected
 
 
@@ -409,7 +413,7 @@ def test_specs_and_features_are_the_same_in_every_format_to_the_bit(
         assert np.array_equal(np.unpackbits(np.frombuffer(made[place]["mask"], np.uint8))[: transform.width], bits)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
+@pytest.mark.parametrize("kind", ["json", "csv"])
 def test_entries_are_numbered_as_in_the_file_when_spark_cuts_it_into_blocks(
     spark: SparkSession,
     opened: Callable[..., Events],
@@ -418,7 +422,7 @@ def test_entries_are_numbered_as_in_the_file_when_spark_cuts_it_into_blocks(
     kind: str,
 ) -> None:
     small = spark.newSession()
-    small.conf.set("spark.sql.files.maxPartitionBytes", "8000" if kind == "parquet" else "30000")
+    small.conf.set("spark.sql.files.maxPartitionBytes", "30000")
     small.conf.set("spark.sql.files.openCostInBytes", "1")
     events = opened(sample.paths(kind), on=small)
     assert [len(file.boundaries) > 3 for file in events.plan.files[:2]] == [True, True]
@@ -671,6 +675,22 @@ def test_root_file_cut_in_its_events_is_named_with_the_entries(
     with pytest.raises(UnreadableInputError, match=r"entries \[200, 400\)") as caught:
         spark_specs.compute(events, ["luminosityBlock"])
     assert str(path) in one_line(caught.value)
+
+
+def test_parquet_file_damaged_in_its_events_is_named_with_entries_and_row_group(
+    opened: Callable[..., Events], write: Callable[..., str], make_events: Callable[..., list[Event]], tmp_path: Path
+) -> None:
+    path = Path(write(tmp_path / "damaged.parquet", make_events(600, 1, 1), cluster=200))
+    groups = pq.read_metadata(path)
+    chunk = next(c for c in map(groups.row_group(1).column, range(99)) if c.path_in_schema == "MET_sum")
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(UnreadableInputError, match=r"entries \[200, 400\): row group 1 is damaged") as caught:
+        spark_specs.compute(opened([str(path)], 600), ["MET_sum"])
+    assert str(path) in one_line(caught.value)
+    assert spark_specs.compute(opened([str(path)], 600), ["MET_pt"])[0].specs.events == 600
 
 
 def test_csv_line_with_a_cell_too_few_is_an_error_of_the_input(opened: Callable[..., Events], tmp_path: Path) -> None:

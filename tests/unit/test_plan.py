@@ -218,6 +218,16 @@ def test_first_ranks_count_the_events_before_each_range_of_its_file() -> None:
 FILES = [planned(0, [0, 10, 30]), planned(1, [0, 20])]
 
 
+def test_row_group_of_parquet_stays_whole_however_large() -> None:
+    file = planned(0, [0, 100, 1000, 1004])
+    assert [(r.start, r.stop) for r in make_plan([replace(file, format=Format.PARQUET)], SCHEMA, 10).ranges] == [
+        (0, 100),
+        (100, 1000),
+        (1000, 1004),
+    ]
+    assert len(make_plan([file], SCHEMA, 10).ranges) > 40  # of ROOT it is cut
+
+
 def test_digest_does_not_depend_on_paths_cutting_and_counting() -> None:
     plan = make_plan(FILES, SCHEMA, 10)
     moved = [replace(file, path="root://elsewhere/" + file.path, group="g") for file in FILES]

@@ -14,11 +14,13 @@ import pytest
 import uproot
 
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError
-from mlaas_spark.root_io import Header, read_contents, read_header, read_headers, read_ranges
+from mlaas_spark.root_io import read_contents, read_header, read_headers, read_ranges
 from mlaas_spark.schema import ENTRY, FILE, Branch
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from mlaas_spark.plan import Header
 
 N = 100
 BASKETS = (30, 30, 40)

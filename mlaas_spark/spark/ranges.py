@@ -1,0 +1,200 @@
+"""ROOT and Parquet: headers opened on executors, and entry ranges that these read by themselves.
+
+What Spark hands to executors are numbers of ranges alone; events never cross to the JVM.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pyarrow as pa
+
+from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.plan import PlannedFile, coarse, copy_numbers
+from mlaas_spark.schema import EventSchema
+from mlaas_spark.spark.headers import refuse_planted, refuse_xrootd
+from mlaas_spark.spark.session import numbers, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.plan import EntryRange, Header, Plan
+    from mlaas_spark.xrootd import Patience
+
+    Batches: TypeAlias = Iterator[tuple[EntryRange, pa.RecordBatch]]
+    ReadFile: TypeAlias = Callable[[PlannedFile, int, EventSchema, Sequence[EntryRange]], Batches]
+    ReadHeaders: TypeAlias = Callable[[Iterable[InputFile]], Iterator[list[Header]]]
+    Opened: TypeAlias = "tuple[Ranges, list[PlannedFile], list[tuple[str, EventSchema]]]"
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Entry ranges that executors read by their numbers.
+
+    Attributes:
+        read_file: Batches of some ranges of a file, given as (file, its index, branches that it has, ranges); it runs
+            on executors and must be picklable. The batches of a range follow each other.
+    """
+
+    read_file: ReadFile
+
+    def rows(self, spark: SparkSession, plan: Plan) -> DataFrame:
+        """The numbers of the plan's ranges."""
+        return numbers(spark, len(plan.ranges))
+
+    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Batches]:
+        """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
+        read_file = self.read_file
+
+        def read(batches: Iterator[pa.RecordBatch]) -> Batches:
+            ranges = (plan.ranges[number] for batch in batches for number in batch.column("id").to_pylist())
+            for index, of_file in itertools.groupby(ranges, key=lambda entries: entries.file):
+                file = plan.files[index]
+                has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
+                for entries, batch in read_file(file, index, has, list(of_file)):
+                    yield entries, _filled(batch, plan.schema)
+
+        return read
+
+
+def open_root(
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, patience: Patience, *, allow_copies: bool
+) -> Opened:
+    """Open ROOT files, each tree that a glob matches.
+
+    Returns:
+        What reads their ranges; the files; each schema that a file has, with the first such file.
+
+    Raises:
+        FilesetError, UnreadableInputError: Files that are missing, unreadable, or copies.
+    """
+    opened = _open(spark, files, events_per_task, partial(_root_headers, patience=patience), allow_copies=allow_copies)
+    return Ranges(partial(_read_root, patience=patience)), *opened
+
+
+def open_parquet(
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool
+) -> Opened:
+    """Open Parquet files; as :func:`open_root`. Times without a zone are those of the session's."""
+    refuse_xrootd(files)
+    opened = _open(spark, files, events_per_task, _parquet_headers, allow_copies=allow_copies)
+    zone = spark.conf.get("spark.sql.session.timeZone") or "UTC"
+    return Ranges(partial(_read_parquet, zone=zone)), *opened
+
+
+def _root_headers(files: Iterable[InputFile], patience: Patience) -> Iterator[list[Header]]:
+    from mlaas_spark import root_io
+
+    for file in files:
+        headers = root_io.read_headers(file.path, file.tree, patience)
+        for header in headers:
+            if file.uuid and file.uuid != header.uuid:
+                why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
+                raise UnreadableInputError(file.path, why, header.tree)
+        yield headers
+
+
+def _read_root(
+    file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[EntryRange], patience: Patience
+) -> Batches:
+    from mlaas_spark import root_io
+
+    spans = [(entries.start, entries.stop) for entries in ranges]
+    batches = root_io.read_ranges(file.path, file.tree, schema, spans, index, file.uuid, patience)
+    yield from zip(ranges, batches, strict=True)
+
+
+def _parquet_headers(files: Iterable[InputFile]) -> Iterator[list[Header]]:
+    from mlaas_spark import parquet_io
+
+    safe: set[str] = set()
+    for file in files:
+        header = parquet_io.read_header(file.path)
+        refuse_planted(file.path, safe)
+        yield [header]
+
+
+def _read_parquet(
+    file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[EntryRange], zone: str
+) -> Batches:
+    from mlaas_spark import parquet_io
+
+    spans = [(entries.start, entries.stop) for entries in ranges]
+    for number, batch in parquet_io.read_ranges(file.path, schema, spans, index, file.entries, zone):
+        yield ranges[number], batch
+
+
+def _filled(batch: pa.RecordBatch, schema: EventSchema) -> pa.RecordBatch:
+    """The batch with a column without values for each branch that it lacks."""
+    target = schema.arrow()
+    if batch.schema.names == target.names:
+        return batch
+    present = set(batch.schema.names)
+    columns = [batch.column(f.name) if f.name in present else pa.nulls(batch.num_rows, f.type) for f in target]
+    return pa.RecordBatch.from_arrays(columns, names=target.names)
+
+
+def _open(
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    events_per_task: int,
+    read_headers: ReadHeaders,
+    *,
+    allow_copies: bool,
+) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
+    """Open headers on executors; a schema crosses to the driver once a partition, not once a file."""
+
+    def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
+        known: set[str] = set()
+        some = list(numbered)
+        for (index, _), headers in zip(some, read_headers(file for _, file in some), strict=True):
+            for header in headers:
+                digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
+                if digest not in known:
+                    known.add(digest)
+                    yield "schema", (digest, header.schema)
+                edges = coarse(header.boundaries, events_per_task)
+                clusters = len(header.boundaries) - 1
+                yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
+
+    found = spread(spark, list(enumerate(files)), read)
+    schemas: dict[str, EventSchema] = dict(_only(found, "schema"))
+    names = {name for schema in schemas.values() for name in schema.names}
+    first: dict[str, str] = {}
+    planned: list[PlannedFile] = []
+    opened = sorted(_only(found, "file"))
+    copies = copy_numbers(
+        [(files[index].path, uuid, tree) for index, tree, _, uuid, *_ in opened], allowed=allow_copies
+    )
+    for copy, (index, tree, digest, uuid, entries, boundaries, clusters) in zip(copies, opened, strict=True):
+        file = files[index]
+        first.setdefault(digest, f"{file.path}:{tree}" if tree else file.path)
+        lacks = tuple(sorted(names - set(schemas[digest].names)))
+        planned.append(
+            PlannedFile(
+                file.path,
+                file.format,
+                tree,
+                uuid,
+                entries,
+                file.label,
+                file.weight,
+                file.group,
+                boundaries,
+                file.steps,
+                lacks,
+                clusters,
+                copy,
+            )
+        )
+    return planned, [(path, schemas[digest]) for digest, path in first.items()]
+
+
+def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:
+    return [item for kind_of_item, item in found if kind_of_item == kind]
