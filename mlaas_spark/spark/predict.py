@@ -152,11 +152,11 @@ def _tables(
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             rows, scores = [], []
             seen = np.zeros((len(branches), len(drift.Drift._fields)), np.int64)
-            for batch in of_size((item.batch for item in group), size):
+            for batch in of_size(_looked_at(group, branches, ranges, seen), size):
                 features = transform.matrix(batch, memory)
                 scores.append(score(features.matrix, features.mask))
                 rows.append(batch.select([*written, ENTRY]))
-                seen += np.column_stack([drift.outside(batch, branches, ranges), features.missing, features.cut])
+                seen[:, 2:] += np.column_stack([features.missing, features.cut])
             if not rows:
                 yield RangeTable(entries, pa.table({}), {})
                 continue
@@ -167,6 +167,15 @@ def _tables(
             yield RangeTable(entries, table, drift.named(seen, branches) | undefined)
 
     return run
+
+
+def _looked_at(
+    group: Iterable[RangeBatch], branches: Sequence[str], ranges: Ranges, seen: npt.NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """The batches, whose values outside the ranges are counted in ``seen`` as they pass: whole batches cost least."""
+    for _, batch, _ in group:
+        seen[:, :2] += drift.outside(batch, branches, ranges)
+        yield batch
 
 
 def _with_scores(rows: pa.Table, source: str, outputs: Sequence[str], scores: npt.NDArray[np.float32]) -> pa.Table:
