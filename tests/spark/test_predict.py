@@ -144,11 +144,16 @@ def test_second_run_scores_nothing_and_a_new_file_alone(
     opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
 ) -> None:
     folder, request = tmp_path / "out", request_of(transform)
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in folder.rglob("*.parquet")}
+
     first = predict(opened(sample.paths()[:2], 200), request, str(folder))
-    before = {path: path.stat().st_ino for path in folder.rglob("*.parquet")}
-    assert predict(without_inputs(opened(sample.paths()[:2], 200)), request, str(folder)) == first
+    before = files()
+    assert predict(opened(sample.paths()[:2], 200), request, str(folder)) == first
+    assert files() == before
     manifest = predict(opened(sample.paths(), 200), request, str(folder))
-    assert before.items() <= {path: path.stat().st_ino for path in folder.rglob("*.parquet")}.items()
+    assert before.items() <= files().items()
     assert (manifest.version, manifest.rows) == (2, 1280)
 
 
@@ -188,7 +193,7 @@ def test_a_model_that_fails_leaves_nothing(
     opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
 ) -> None:
     strict = dataclasses.replace(transform, nan="error")
-    with pytest.raises(SpecsError, match="MET_pt.*NaN"):
+    with pytest.raises(SpecsError, match=r"MET_pt.*NaN"):
         predict(opened(sample.paths()[:1], 700), request_of(strict), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
