@@ -90,7 +90,7 @@ class _Loaded:
             shape = (len(matrix), self.model.outputs)
             msg = f"the model {self.model.name} gives {scores.dtype.name} {tuple(scores.shape)}, not float32 {shape}"
             raise ServingError(msg)
-        made: npt.NDArray[np.float32] = scores.numpy().copy()  # it may lie in the matrix' memory
+        made: npt.NDArray[np.float32] = scores.numpy()  # a copy: the scores may lie in the matrix' memory
         return made
 
 
