@@ -15,7 +15,7 @@ from mlaas_spark.config import ExportConfig
 from mlaas_spark.errors import ServingError
 from mlaas_spark.ml.bundle import read_bundle, write_bundle
 from mlaas_spark.ml.predict import SavedModel
-from mlaas_spark.transform import Buffers
+from mlaas_spark.transform import Features
 from tests.ml.conftest import TRANSFORM, W
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_scores_are_those_of_keras(made: Made, place: str) -> None:
 
 def test_memory_that_is_used_again_changes_no_earlier_scores(made: Made) -> None:
     model, bundle = made
-    score, memory = SavedModel.of(read_bundle(bundle.folder))(), Buffers.of(64, W)
+    score, memory = SavedModel.of(read_bundle(bundle.folder))(), Features.room(64, W)
     assert memory.matrix.ctypes.data % 64 == 0
     x, found = events(160), []
     for start in range(0, 160, 64):
@@ -108,7 +108,7 @@ def test_a_model_whose_scores_are_its_input_gives_them_in_memory_of_their_own(tm
         for path in sorted((tmp_path / "passing").rglob("*"))
         if path.is_file()
     )
-    memory = Buffers.of(4, W)
+    memory = Features.room(4, W)
     memory.matrix[:] = 1.0
     found = SavedModel("passing", "digest", W, W, files)()(memory.matrix, memory.mask)
     memory.matrix[:] = 2.0
