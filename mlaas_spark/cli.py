@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.config import Config
     from mlaas_spark.inspection import Headers, Inspection
+    from mlaas_spark.manifest import Manifest
     from mlaas_spark.pipeline import RunResult
     from mlaas_spark.runs import Journal
     from mlaas_spark.schema import Omitted
@@ -434,8 +435,7 @@ def convert(
         _out.print(_left_out(manifest.schema.omitted))
     if halves := [branch.name for branch in manifest.schema.branches if HALF in branch.dtype]:
         _out.print(escape(f"{HALF} is float32 in Parquet, with equal values: {', '.join(halves)}"))
-    places = sorted({file.path.rpartition("/")[0] for file in manifest.files})
-    _out.print(escape(f"to read as plain Parquet: {', '.join(f'{out}/{place}' for place in places)}"))
+    _out.print(escape(f"to read as plain Parquet: {', '.join(_folders(out, manifest))}"))
 
 
 @app.command()
@@ -611,6 +611,61 @@ def export(
     _out.print(escape(f"bundle {pipeline.export(run, out, _journal())}"))
 
 
+@app.command()
+def predict(
+    context: typer.Context,
+    out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set of scores.")],
+    files: Files = None,
+    run: Annotated[str | None, typer.Option("--run", help="A run folder: its model scores.")] = None,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", help="In place of --run: a bundle, its folder or its tar.gz.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="Branches to write beside the scores, globs: MET_pt,Jet_*.")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tree: Tree = None,
+    columns: Columns = None,
+    selection: Selection = None,
+    derive: Derive = None,
+    schema: SchemaPolicy = None,
+    kind: FormatOption = None,
+    events: Events = None,
+    preproc: Preproc = None,
+    fileset: Fileset = None,
+    allow_copies: AllowCopies = False,
+    redirector: Redirector = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+) -> None:
+    """Score events with a trained model, on executors, into a Parquet data set.
+
+    Rows have the identifier branches, what is kept, the input's uuid, the entry and the score.
+
+    Example: mlaas-spark predict data/demo/*.root --run runs/demo/20260101T000000Z-0123456789ab --out data/scores
+    """
+    from mlaas_spark import pipeline
+
+    if (model := run or bundle) is None or (run and bundle):
+        msg = "name one model: --run with a run folder, or --bundle with a bundle"
+        raise ConfigError(msg)
+    content = _content(context)
+    content = {**content, "predict": {**(content.get("predict") or {}), "keep": keep}} if keep else content
+    manifest = pipeline.predict(_resolved(context, content), model, out, _journal())
+    size = sum(file.bytes for file in manifest.files)
+    if manifest.drift:
+        table = _table("Not as in training", "branch", "below range", "above range", "NaN, inf", "cut")
+        for name, drift in manifest.drift.items():
+            table.add_row(*_cells(name, *drift))
+        _out.print(table)
+    _out.print(escape(_ledger(manifest.ledger)))
+    _out.print(
+        escape(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
+    )
+    _out.print(escape(f"to read as plain Parquet: {', '.join(_folders(out, manifest))}"))
+
+
 @app.command(name="serve-check")
 def serve_check(
     bundle: Annotated[str, typer.Argument(help="A bundle: its folder or its tar.gz.")],
@@ -684,6 +739,11 @@ def _program() -> str:
 
 def _ledger(ledger: dict[str, int]) -> str:
     return f"{ledger['entries']:,} entries in = {ledger['events']:,} events out + {ledger['selection']:,} not selected"
+
+
+def _folders(out: str, manifest: Manifest) -> list[str]:
+    """Folders of a data set that hold its Parquet files."""
+    return [f"{out}/{place}" for place in sorted({file.path.rpartition("/")[0] for file in manifest.files})]
 
 
 def _left_out(omitted: Sequence[Omitted]) -> Table:

@@ -277,6 +277,18 @@ class ExportConfig(_Section):
     description: str = ""
 
 
+class PredictConfig(_Section):
+    """What lies beside the scores, and how many events the model is given at a time."""
+
+    keep: tuple[str, ...] = ()
+    batch_size: int = Field(default=4096, ge=1)
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _comma_list(cls, value: object) -> object:
+        return _split(value)
+
+
 class SparkConfig(_Section):
     """The Spark session; under spark-submit its own options win."""
 
@@ -308,6 +320,7 @@ class Config(_Section):
     chunks: ChunkConfig = Field(default_factory=ChunkConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
+    predict: PredictConfig = Field(default_factory=PredictConfig)
     spark: SparkConfig = Field(default_factory=SparkConfig)
 
     def digest(self, *sections: str) -> str:

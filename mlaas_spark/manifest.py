@@ -8,6 +8,7 @@ Layout of a folder::
     _staging/<request>/               what a job has written and not yet committed
     _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
     events/*.parquet                  files that the manifest lists: of a converted data set
+    scores/*.parquet                  of predictions
     train/, validation/, test/        of chunks
                                       (the manifest is in no folder of Parquet files, whose readers would stumble on it)
 
@@ -29,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlaas_spark import storage
+from mlaas_spark import drift, storage
+from mlaas_spark.drift import Drift
 from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, UnwritableOutputError
 from mlaas_spark.fileset import MANIFEST
 from mlaas_spark.schema import EventSchema, buffers
@@ -64,6 +66,7 @@ class DataFile:
         chunk: Number of its chunk; 0 in a converted data set.
         split: ``train``, ``validation`` or ``test``; "" in a converted data set.
         labels: Events of each label.
+        drift: Of scores, what was not as in training, by branch.
     """
 
     path: str
@@ -74,17 +77,25 @@ class DataFile:
     chunk: int = 0
     split: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
+    drift: Mapping[str, Drift] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; without drift if there is none."""
+        content = asdict(self)
+        if not self.drift:
+            del content["drift"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The file that ``dataclasses.asdict`` wrote."""
+        """The file that :meth:`to_json` wrote."""
         path = str(content["path"])
         if "://" in path or {"", ".", ".."} & set(path.split("/")):
             msg = f"a manifest names the file {path!r}, which is not below its folder"
             raise ChunkError(msg)
-        return cls(
-            **{**content, "path": path, "ranges": tuple((int(i), int(a), int(b)) for i, a, b in content["ranges"])}
-        )
+        ranges = tuple((int(i), int(a), int(b)) for i, a, b in content["ranges"])
+        of_branches = {name: Drift(*counts) for name, counts in content.get("drift", {}).items()}
+        return cls(**{**content, "path": path, "ranges": ranges, "drift": of_branches})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +139,9 @@ class Manifest:
     """What a data set is and holds.
 
     Attributes:
-        layout: ``events`` (a converted data set), ``compact`` or ``dense`` (chunks).
+        layout: ``events`` (a converted data set), ``scores`` (predictions), ``compact`` or ``dense`` (chunks).
         request: Digest of what was asked for. Of chunks it covers inputs, config and seed: equal requests give equal
-            data sets. Of converted events it leaves out the inputs, which may come and go.
+            data sets. Of converted events and of scores it leaves out the inputs, which may come and go.
         schema: Branches of the events.
         inputs: Input files, in the plan's order.
         files: Data files, sorted by (chunk, split, path).
@@ -170,6 +181,11 @@ class Manifest:
             "selection": entries - sum(item.events for item in self.inputs),
         }
 
+    @property
+    def drift(self) -> dict[str, Drift]:
+        """Of scores, what was not as in training, by branch, in all files."""
+        return drift.merged(file.drift for file in self.files)
+
     def of(self, split: str, chunk: int | None = None) -> tuple[DataFile, ...]:
         """The files of a split, of one chunk or of all."""
         return tuple(file for file in self.files if file.split == split and chunk in {None, file.chunk} and file.rows)
@@ -206,7 +222,7 @@ class Manifest:
             "schema": self.schema.to_json(),
             "transform": self.transform,
             "inputs": [asdict(item) for item in self.inputs],
-            "files": [asdict(file) for file in self.files],
+            "files": [file.to_json() for file in self.files],
         }
 
     @classmethod
@@ -321,7 +337,7 @@ class Staging:
 
     def finish(self, task: str, files: Sequence[DataFile]) -> list[DataFile]:
         """Record the staged files of a task; if another attempt was first, its files count and are returned."""
-        content = json.dumps([asdict(file) for file in files]).encode()
+        content = json.dumps([file.to_json() for file in files]).encode()
         if storage.publish(self._record(task), content):
             return list(files)
         for file in files:

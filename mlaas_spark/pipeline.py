@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import runs, storage
+from mlaas_spark.config import Format
 from mlaas_spark.errors import (
+    BranchNotFoundError,
     ChunkError,
     ConfigError,
     ExportError,
@@ -22,6 +24,7 @@ from mlaas_spark.errors import (
 )
 from mlaas_spark.fileset import fileset
 from mlaas_spark.inspection import Headers, Inspection
+from mlaas_spark.schema import column_name
 from mlaas_spark.selection import Expression
 from mlaas_spark.specs import SpecsFile
 from mlaas_spark.transform import FeatureTransform
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlaas_spark.config import Config
+    from mlaas_spark.drift import Ranges
     from mlaas_spark.manifest import Manifest
+    from mlaas_spark.ml.bundle import Contents
     from mlaas_spark.plan import Plan
     from mlaas_spark.runs import Journal, Work
     from mlaas_spark.spark.ingest import Events
@@ -371,6 +376,133 @@ def serve_check(path: str) -> dict[str, Any]:
         raise ServingError(msg)
     with storage.local_copy(bundle) as copy:
         return check(copy)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What prediction takes of a run or a bundle.
+
+    Attributes:
+        bundle: The model with its transform.
+        ranges: Values of the branches in training; {} of a bundle, which does not know them.
+        config: What the run was told; None of a bundle.
+    """
+
+    bundle: Contents
+    ranges: Ranges
+    config: Config | None = None
+
+
+def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
+    """Score the selected events of the config's input and write a Parquet data set, on executors.
+
+    Columns: identifier branches, those of ``predict.keep``, ``__source`` (uuid of the input, with its tree),
+    ``__entry`` and ``score``, or of a model of several outputs ``score_<label>`` for each. Of the config count
+    ``input``, ``predict`` and ``spark``; branches are the run's, and so are derived ones, categories and identifiers
+    that the config does not have. What was not as in training is in ``Manifest.drift``.
+
+    Args:
+        config: The resolved config.
+        model: A run folder, or a bundle (its folder or its tar.gz): a path or URL.
+        folder: Of the data set: a new one, an empty one, or that of an earlier prediction, which is brought up to date.
+        journal: Told of each stage.
+
+    Raises:
+        SpecsMismatchError: The input lacks branches of the model, or has them as another kind.
+        ServingError: There is no such model, or it does not run.
+        MlaasSparkError: One of its kinds for whatever else a user can mend.
+    """
+    from mlaas_spark.spark import convert as converting
+    from mlaas_spark.spark import predict as predicting
+
+    with journal.stage("open model"):
+        trained = _trained(model)
+    bundle = trained.bundle
+    config = _as_trained(config, trained, journal)
+    try:
+        events = _open(config, journal, text=True)
+    except BranchNotFoundError as error:
+        lacking = [name for name in bundle.transform.layout.branches if name not in error.available]
+        if error.branch not in lacking:
+            raise
+        raise predicting.lacks(lacking, error.available, error.where) from error
+    target = storage.absolute(folder)
+    request = _predict_request(config, events, trained)
+    with journal.stage("predict") as stage:
+        before = manifests.present(target)
+        manifest = predicting.predict(events, request, target)
+        stage.events = manifest.ledger["entries"]
+        stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    if not trained.ranges:
+        journal.say(f"{model} is a bundle, which does not know the ranges of training: only cuts and NaN are counted")
+    return manifest
+
+
+def _trained(model: str) -> _Trained:
+    """A run folder or a bundle, by what is there."""
+    from mlaas_spark.config import read, resolve
+    from mlaas_spark.ml.bundle import read_bundle
+
+    place = storage.absolute(model)
+    if not storage.exists(place):
+        msg = f"no such model: {model}; name a run folder, see mlaas-spark train, or a bundle"
+        raise ServingError(msg)
+    if not storage.is_folder(place) or "run.json" not in storage.children(place):
+        with storage.local_copy(place) as copy:
+            return _Trained(read_bundle(copy), {})
+    with storage.local_copy(place) as run:
+        name = json.loads((run / "run.json").read_text(encoding="utf-8"))["bundle"]
+        bundle = read_bundle(run / "bundle" / name)
+        config = resolve(read(run / "config.yaml"), str(run / "config.yaml"))
+        specs = SpecsFile.loads((run / "specs.json").read_bytes(), str(run / "specs.json")).specs
+    if FeatureTransform.of(specs, config.features) != bundle.transform:
+        msg = f"{model}: its specs.json and config.yaml are not those that its bundle was made with"
+        raise SpecsMismatchError(msg)
+    ranges = {
+        branch: (stats.minimum, stats.maximum)
+        for branch, stats in specs.branches.items()
+        if stats.minimum is not None and stats.maximum is not None
+    }
+    return _Trained(bundle, ranges, config)
+
+
+def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
+    """The config with what the model needs read, made as it was in training."""
+    given, run = config.input, trained.config.input if trained.config else None
+    taken: dict[str, Any] = {"exclude": (), "label": None}
+    if run is not None:
+        for key in ("derive", "categories"):
+            own = getattr(given, key)
+            # an empty one that was asked for takes none of the run's: the input has them already
+            taken[key] = own if not own and key in given.model_fields_set else {**getattr(run, key), **own}
+        if "identifiers" not in given.model_fields_set:
+            taken["identifiers"] = run.identifiers
+        if given.preproc is None and fileset(given)[0].format in {Format.JSON, Format.CSV}:
+            taken["preproc"] = run.preproc
+        if run.selection and not given.selection:
+            journal.say(f"the model was trained on events that pass {run.selection!r}; here all are scored")
+    derived = taken.get("derive", given.derive)
+    branches = (*trained.bundle.transform.layout.branches, *config.predict.keep)
+    taken["branches"] = tuple(name for name in branches if name not in derived)
+    return config.model_copy(update={"input": given.model_copy(update=taken)})
+
+
+def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
+    from mlaas_spark.ml.predict import SavedModel
+    from mlaas_spark.spark.predict import PredictRequest
+
+    bundle, schema = trained.bundle, events.plan.schema
+    labels = bundle.labels
+    return PredictRequest(
+        model=bundle.name,
+        transform=bundle.transform,
+        ranges=trained.ranges,
+        scorer=SavedModel.of(bundle),
+        outputs=("score",) if len(labels) == 1 else tuple(f"score_{column_name(label)}" for label in labels),
+        keys=_keys(config, events),
+        keep=schema.select(config.predict.keep).names if config.predict.keep else (),
+        batch_size=config.predict.batch_size,
+    )
 
 
 def _open(config: Config, journal: Journal, *, text: bool = False) -> Events:

@@ -141,6 +141,43 @@ def serve_check(path: str | Path) -> dict[str, Any]:
         return _check_folder(_unpack(source, Path(temporary)))
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a bundle says of itself, and the files of its SavedModel.
+
+    Attributes:
+        name: Served name, one name for one model with its transform.
+        transform: Makes the features from events.
+        labels: A name for each output.
+        files: Content of each file of the SavedModel by its path in the bundle, sorted.
+    """
+
+    name: str
+    transform: FeatureTransform
+    labels: tuple[str, ...]
+    files: tuple[tuple[str, bytes], ...]
+
+
+def read_bundle(path: str | Path) -> Contents:
+    """Read a bundle, a folder or its tar; needs no TensorFlow, and runs nothing of it.
+
+    Raises:
+        ServingError: It is none, or not whole.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return _contents(source)
+    with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as temporary:
+        return _contents(_unpack(source, Path(temporary)))
+
+
+def _contents(folder: Path) -> Contents:
+    params, labels, transform = _described(folder)
+    paths = [folder / tfaas.GRAPH, *(path for inner in _FOLDERS for path in sorted((folder / inner).iterdir()))]
+    files = tuple((path.relative_to(folder).as_posix(), _read(path)) for path in paths)
+    return Contents(params.name, transform, labels, files)
+
+
 def _present(target: Path, archive: Path) -> Bundle:
     """The bundle that an earlier export left, if it is whole."""
     try:
@@ -305,8 +342,8 @@ def _belongs(inner: PurePosixPath, *, folder: bool) -> bool:
     return len(rest) == 2 and rest[0] in _FOLDERS and bool(_INNER_NAME.fullmatch(rest[1]))
 
 
-def _check_folder(folder: Path) -> dict[str, Any]:
-    """As :func:`serve_check`, for a folder."""
+def _described(folder: Path) -> tuple[tfaas.Params, tuple[str, ...], FeatureTransform]:
+    """Params, labels and transform of a bundle that has the server's folders."""
     for inner in _FOLDERS:
         if not (folder / inner).is_dir():
             msg = f"{folder} has no folder {inner}, which the server needs"
@@ -316,10 +353,15 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         msg = f"{folder / tfaas.PARAMS} is of the model {params.name}, the folder is {folder.name}"
         raise ServingError(msg)
     labels = _read(folder / tfaas.LABELS).decode(errors="replace").splitlines()
-    transform, columns = _layout(folder / LAYOUT)
+    return params, tuple(labels), _layout(folder / LAYOUT)
+
+
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """As :func:`serve_check`, for a folder."""
+    params, labels, transform = _described(folder)
     x, scores = _recorded(folder / CHECK)
-    if not x.shape[1] == transform.width == len(columns):
-        msg = f"{folder}: {CHECK} has {x.shape[1]} columns, {LAYOUT} {len(columns)}: they do not belong together"
+    if x.shape[1] != transform.width:
+        msg = f"{folder}: {CHECK} has {x.shape[1]} columns, {LAYOUT} {transform.width}: they do not belong together"
         raise ServingError(msg)
     if len(labels) != scores.shape[1]:
         msg = f"{folder}: {tfaas.LABELS} names {len(labels)} outputs, the model has {scores.shape[1]}"
@@ -336,7 +378,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         "name": params.name,
         "width": transform.width,
         "outputs": scores.shape[1],
-        "labels": labels,
+        "labels": list(labels),
         "events": len(x),
         "difference": difference,
     }
@@ -350,8 +392,8 @@ def _read(path: Path) -> bytes:
         raise ServingError(msg) from error
 
 
-def _layout(path: Path) -> tuple[FeatureTransform, list[str]]:
-    """Transform and column names of layout.json."""
+def _layout(path: Path) -> FeatureTransform:
+    """Transform of layout.json, whose column names are its own."""
     try:
         content = json.loads(_read(path))
         transform = FeatureTransform.from_json(content["transform"])
@@ -362,7 +404,7 @@ def _layout(path: Path) -> tuple[FeatureTransform, list[str]]:
     if columns != transform.columns:
         msg = f"{path}: the columns are not those of its transform"
         raise ServingError(msg)
-    return transform, columns
+    return transform
 
 
 def _recorded(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

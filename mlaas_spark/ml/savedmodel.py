@@ -49,7 +49,7 @@ def write_savedmodel(model: Any, width: int, folder: str | Path) -> None:
         return tf.cast(model(inputs_input, training=False), tf.float32)
 
     try:
-        with known_remarks(), _quiet_tensorflow():
+        with known_remarks(), quiet_tensorflow():
             archive = ExportArchive()
             archive.track(model)
             archive.add_endpoint(
@@ -72,10 +72,10 @@ def run_savedmodel(folder: str | Path, x: npt.NDArray[np.float32]) -> npt.NDArra
     """
     import tensorflow as tf
 
-    _check_graph(folder)
+    check_graph(folder)
     with _without_start_up_lines(), tf.Graph().as_default(), tf.compat.v1.Session() as session:
         try:
-            with _quiet_tensorflow():
+            with quiet_tensorflow():
                 tf.compat.v1.saved_model.loader.load(session, [tfaas.TAG], str(folder))
         except Exception as error:
             msg = f"{folder} cannot be loaded as a SavedModel: {reason(error)}"
@@ -121,7 +121,7 @@ def save_as(model: Any, width: int, path: str | Path) -> Path:
         if target.suffix == ".pb":
             write_savedmodel(model, width, temporary)
         else:
-            with _quiet_tensorflow():
+            with quiet_tensorflow():
                 model.save(temporary)
         if target.is_dir():
             shutil.rmtree(target)
@@ -136,8 +136,12 @@ def save_as(model: Any, width: int, path: str | Path) -> Path:
     return target
 
 
-def _check_graph(folder: str | Path) -> None:
-    """The graph's signatures and ops, before any of it is run."""
+def check_graph(folder: str | Path) -> None:
+    """The graph's signatures and ops, before any of it is run.
+
+    Raises:
+        ServingError: It cannot be read, lacks the signature or the ops, or can reach files.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # comes with TensorFlow
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -186,7 +190,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _quiet_tensorflow() -> Iterator[None]:
+def quiet_tensorflow() -> Iterator[None]:
     """Without TensorFlow's and absl's log lines on APIs that we use on purpose (the v1 loader, Keras' HDF5 format)."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
     levels = [log.level for log in loggers]

@@ -1,12 +1,16 @@
-"""Batch conversion: any format to a Parquet data set with a manifest, one file an entry range, written by executors."""
+"""Batch conversion: any format to a Parquet data set with a manifest, one file an entry range, written by executors.
+
+What it has in common with batch prediction (``predict``) is :func:`bring_up_to_date`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,10 +37,12 @@ from mlaas_spark.schema import FILE
 from mlaas_spark.spark.session import received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from mlaas_spark.drift import Drift
     from mlaas_spark.manifest import Input, Staging
     from mlaas_spark.plan import PlannedFile
+    from mlaas_spark.schema import EventSchema
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 PLACE = "events"
@@ -90,15 +96,45 @@ def _named(kind: str, paths: Sequence[str]) -> str:
     return f" ({', '.join(paths[:_NAMED])}{', ...' if len(paths) > _NAMED else ''})"
 
 
+class RangeTable(NamedTuple):
+    """What is written of the events of one entry range: rows in entry order, and their drift."""
+
+    entries: EntryRange
+    table: pa.Table
+    drift: Mapping[str, Drift]
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSet:
+    """What a data set with a Parquet file for each entry range is, whatever its inputs.
+
+    Attributes:
+        layout: Of its manifest.
+        place: Folder of its files.
+        schema: Branches of its rows.
+        recipe: Equal recipes make equal rows of equal inputs.
+        differs: What a data set of another recipe holds, for the message that refuses it.
+        tables: Makes the tables of a task from the events of its ranges; runs on executors.
+        compression: Of the files.
+        digests: For the manifest.
+    """
+
+    layout: str
+    place: str
+    schema: EventSchema
+    recipe: str
+    differs: str
+    tables: Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]
+    compression: str = ConvertConfig().compression
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
 def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
     """Write the selected events to ``folder/events``, a Parquet file for each entry range.
 
-    A data set that is there is brought up to date: the files of inputs that have not changed stay, those of new and
-    changed inputs are written, those of changed and removed ones go. A conversion that was begun goes on.
-
     Args:
         events: What to write, already opened.
-        folder: A new folder, an empty one, or one that an earlier conversion wrote.
+        folder: A new folder, an empty one, or one that an earlier conversion wrote, see :func:`bring_up_to_date`.
         config: Compression, the keys by which the events of each file are sorted, and how large files are to be,
             about (before the selection); None is the default.
 
@@ -115,31 +151,65 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     for key in config.sort_keys:
         if key not in plan.schema.flat:
             raise BranchNotFoundError(key, plan.schema.flat, "the flat branches that are read")
-    limits = json.dumps(plan.limits, sort_keys=True)
-    recipe = request_digest(
-        [plan.schema.digest(), events.selection.text if events.selection else "", limits, *config.sort_keys]
+    converted = RangeSet(
+        layout="events",
+        place=PLACE,
+        schema=plan.schema,
+        recipe=request_digest([*asked(events), *config.sort_keys]),
+        differs="other branches, another selection, order or number of events",
+        tables=_tables(config.sort_keys),
+        compression=config.compression,
     )
+    return bring_up_to_date(events, converted, folder, partial(_sized, config=config))
+
+
+def asked(events: Events) -> list[str]:
+    """What was asked for of whatever inputs: branches, selection, entries."""
+    limits = json.dumps(events.plan.limits, sort_keys=True)
+    return [events.plan.schema.digest(), events.selection.text if events.selection else "", limits]
+
+
+def bring_up_to_date(
+    events: Events,
+    made: RangeSet,
+    folder: str,
+    recut: Callable[[Events, Collection[int]], Events] = lambda events, _: events,
+) -> Manifest:
+    """Write a data set, or what it lacks of the events.
+
+    The files of inputs that have not changed stay, those of new and changed inputs are written, those of changed and
+    removed ones go. What was begun goes on.
+
+    Args:
+        events: All that the data set is to hold.
+        made: What it is.
+        folder: A new folder, an empty one, or one that holds an earlier version.
+        recut: Gives the events with other ranges for the inputs, named by their places, that are to be written.
+
+    Raises:
+        ChunkError: The folder holds something else.
+        FilesetError: No event passes the selection.
+    """
+    plan = events.plan
     before = present(folder)
-    if before is not None and before.request != recipe:
-        what = "other branches, another selection, order or number of events"
-        msg = f"{folder} holds {what}: choose another folder, or remove this one"
+    if before is not None and before.request != made.recipe:
+        msg = f"{folder} holds {made.differs}: choose another folder, or remove this one"
         raise ChunkError(msg)
     inputs = inputs_of(plan)
     known = before.inputs if before else ()
     places = {item.identity: index for index, item in enumerate(known)}
     kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
-    if config.target_size:
-        events = _sized(events, set(range(len(inputs))) - set(kept.values()), config, config.target_size)
-        plan = events.plan
+    events = recut(events, set(range(len(inputs))) - set(kept.values()))
+    plan = events.plan
     fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
-    staging = stage(folder, request_digest([recipe, plan.digest()]))
+    staging = stage(folder, request_digest([made.recipe, plan.digest()]))
     missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
     with discarded_if_empty(staging):
         if missing:
             with received():
-                events.with_ranges(missing).map_ranges(_writer(staging, config), from_arrow_schema(_DONE)).collect()
+                events.with_ranges(missing).map_ranges(_writer(staging, made), from_arrow_schema(_DONE)).collect()
         done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
@@ -147,12 +217,12 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         counts |= {(new, first[new]): known[old].events for old, new in kept.items() if new in first}
         counted = events.with_counts(counts)
     manifest = Manifest(
-        layout="events",
-        request=recipe,
-        schema=plan.schema,
+        layout=made.layout,
+        request=made.recipe,
+        schema=made.schema,
         inputs=inputs_of(counted.plan),
         files=tuple(stays),
-        digests={"plan": plan.digest()},
+        digests={"plan": plan.digest(), **made.digests},
         version=before.version + 1 if before else 1,
     )
     if before and not fresh and before.inputs == manifest.inputs:
@@ -162,7 +232,7 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         # a set from before there was this folder has its files beside the manifest, all of them
         beside = any("/" not in file.path for file in stays)
         staged = [
-            (file, ("" if beside else f"{PLACE}/") + _final_name(plan.files[entries.file], entries, file.digest))
+            (file, ("" if beside else f"{made.place}/") + _final_name(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
         ]
@@ -171,8 +241,8 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
     return manifest
 
 
-def _sized(events: Events, files: Collection[int], config: ConvertConfig, target: int) -> Events:
-    """The same events, the named files cut into ranges that make Parquet files of about ``target`` bytes.
+def _sized(events: Events, files: Collection[int], config: ConvertConfig) -> Events:
+    """The same events, the named files cut into ranges that make Parquet files of about the target size, if there is.
 
     How many bytes an event has is measured on the first of each file. So the ranges of a file depend on it alone,
     whatever is converted with it.
@@ -182,7 +252,7 @@ def _sized(events: Events, files: Collection[int], config: ConvertConfig, target
         EntryRange(file, start, min(start + _SAMPLE, stop))
         for file, ((start, stop), *_) in ((file, spans[file]) for file in sorted(files) if spans[file])
     )
-    if not samples:
+    if not (target := config.target_size) or not samples:
         return events
 
     def measure(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
@@ -214,20 +284,30 @@ def _final_name(file: PlannedFile, entries: EntryRange, values: str) -> str:
     return f"{file.uuid}-{entries.start:012d}-{entries.stop:012d}-{digest[:16]}.parquet"
 
 
-def _writer(staging: Staging, config: ConvertConfig) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
-    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+def _tables(sort_keys: Sequence[str]) -> Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]:
+    def run(batches: Iterator[RangeBatch]) -> Iterator[RangeTable]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             # without the file's place in the list of inputs, which changes while they come and go
             table = pa.Table.from_batches([item.batch for item in group]).drop_columns([FILE])
+            if sort_keys:
+                table = table.take(pc.sort_indices(table, [(key, "ascending") for key in sort_keys]))
+            yield RangeTable(entries, table, {})
+
+    return run
+
+
+def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+    tables, compression = made.tables, made.compression
+
+    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        for entries, table, drift in tables(batches):
             files = []
             if table.num_rows:
                 url = staging.new_file()
-                if config.sort_keys:
-                    table = table.take(pc.sort_indices(table, [(key, "ascending") for key in config.sort_keys]))
-                size = parquet.write(table, url, _ROW_GROUP_EVENTS, config.compression)
+                size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
-                files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest))
+                files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest, drift=drift))
             staging.finish(_task(entries), files)
             yield _row(_DONE, entries.file, entries.start, table.num_rows)
 

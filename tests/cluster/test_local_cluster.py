@@ -39,11 +39,14 @@ CONF = {
 
 JOB = """
     import json, os, sys
+    from functools import partial
+
+    import numpy as np
 
     from mlaas_spark.config import resolve
     from mlaas_spark.fileset import fileset
     from mlaas_spark.selection import Expression
-    from mlaas_spark.spark import chunks, convert, specs
+    from mlaas_spark.spark import chunks, convert, predict, specs
     from mlaas_spark.spark.ingest import open_events
     from mlaas_spark.spark.session import session
     from mlaas_spark.transform import FeatureTransform
@@ -61,6 +64,10 @@ JOB = """
         request = chunks.ChunkRequest(settings, transform, config.input.identifiers, None, 64, "specs")
         digests[layout] = chunks.build(counted, request, job["out"] + "/" + layout).content_digest
     digests["convert"] = convert.convert(events, job["out"] + "/convert").content_digest
+    weights = np.linspace(-1, 1, transform.width, dtype=np.float32)[:, None]
+    linear = partial(partial, np.einsum, "wk,nw,nw->nk", weights)
+    scoring = predict.PredictRequest("linear", transform, {}, linear, ("score",), config.input.identifiers)
+    digests["predict"] = predict.predict(events, scoring, job["out"] + "/predict").content_digest
     ranges = {}
     for path in job["records"]:
         kind = path.rpartition(".")[2]
@@ -156,6 +163,7 @@ MADE = [
     "compact",
     "dense",
     "convert",
+    "predict",
     *(f"{kind} {what}" for kind in RECORDS for what in ("chunks", "convert")),
 ]
 

@@ -10,8 +10,9 @@ import pytest
 
 from mlaas_spark import errors, pipeline
 from mlaas_spark.cli import main, within
+from mlaas_spark.drift import Drift
 from mlaas_spark.errors import MlaasSparkError
-from mlaas_spark.manifest import DataFile, Manifest
+from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.schema import Branch, EventSchema, Omitted
 from mlaas_spark.xrootd import Patience
 
@@ -84,6 +85,9 @@ def test_any_other_error_is_named_a_bug_without_a_traceback(
         (["train", "--labels", "1,0"], "go with --files"),
         (["train", "f.root", "--files", "f.txt"], "leave out"),
         (["demo", "--files", "3"], "must be even"),
+        (["predict", "f.root", "--run", "r"], "--out"),
+        (["predict", "f.root", "--out", "o"], "name one model"),
+        (["predict", "f.root", "--out", "o", "--run", "r", "--bundle", "b"], "name one model"),
         (["inspect", "f.root", "--headers", "--events", "5"], "reads no event"),
     ],
 )
@@ -115,7 +119,7 @@ def test_options_win_over_the_config_file_and_settings_over_both(
     assert (config.input.exclude, config.train.epochs) == (("a", "b*"), 3)
 
 
-@pytest.mark.parametrize("verb", ["inspect", "plan", "convert", "specs", "chunks", "train"])
+@pytest.mark.parametrize("verb", ["inspect", "plan", "convert", "specs", "chunks", "train", "predict"])
 def test_options_for_servers_mean_the_same_in_each_verb(
     verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,7 +133,8 @@ def test_options_for_servers_mean_the_same_in_each_verb(
 
     monkeypatch.setattr(pipeline, verb, look)
     given = ["--config", str(tmp_path / "c.yaml"), "--retries", "0", "--redirector", "root://host:1094"]
-    out = ["--out", "o"] if verb in {"convert", "chunks"} else []
+    out = ["--out", "o"] if verb in {"convert", "chunks", "predict"} else []
+    out += ["--run", "r"] if verb == "predict" else []
     assert main([verb, *given, "--timeout", "7", *out]) == 2
     (section,) = seen
     assert (section.patience, section.redirector) == (Patience(timeout=7, retries=0), "root://host:1094")
@@ -150,6 +155,31 @@ def test_files_on_the_command_line_replace_the_groups_of_the_config(
     monkeypatch.setattr(pipeline, "convert", look)
     assert main(["convert", "y.root", "--config", str(tmp_path / "c.yaml"), "--out", "o"]) == 2
     assert (seen[0].files, seen[0].groups) == (("y.root",), ())
+
+
+def test_prediction_is_told_model_folder_and_what_is_kept_and_shows_drift(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("predict: {keep: [a], batch_size: 5}\n")
+    seen = []
+
+    def look(config: Any, model: str, folder: str, _: object) -> Manifest:
+        seen.append((config.predict.keep, config.predict.batch_size, model, folder))
+        drift = {"Jet_pt": Drift(below=1, above=23_456), "MET": Drift(cut=7)}
+        files = [DataFile(f"scores/{name}.parquet", 4, 10, ((0, 0, 5),), "d", drift=drift) for name in "ab"]
+        schema = EventSchema.of([Branch("score", "score", "float32", jagged=False)])
+        return Manifest("scores", "r", schema, (Input("f", "u", "T", 10, 8, None, 1.0),), tuple(files))
+
+    monkeypatch.setattr(pipeline, "predict", look)
+    given = ["predict", "f.root", "--config", str(tmp_path / "c.yaml"), "--out", "o"]
+    assert main([*given, "--run", "r", "--keep", "MET_*,Jet_pt"]) == 0
+    shown = capsys.readouterr().out
+    assert "10 entries in = 8 events out + 2 not selected" in shown
+    (jets,) = (line for line in shown.splitlines() if line.startswith("Jet_pt"))
+    assert jets.split() == ["Jet_pt", "2", "46,912", "0", "0"]
+    assert "o/scores" in shown
+    assert main([*given, "--bundle", "b.tar.gz"]) == 0
+    assert seen == [(("MET_*", "Jet_pt"), 5, "r", "o"), (("a",), 5, "b.tar.gz", "o")]
 
 
 def test_names_with_markup_are_shown_as_they_are(

@@ -1,0 +1,269 @@
+"""spark.predict: a model made of numpy over events of every format, against features by plain Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlaas_spark import manifest as manifests
+from mlaas_spark.drift import Drift
+from mlaas_spark.errors import ChunkError, ConfigError, FilesetError, SpecsError, SpecsMismatchError
+from mlaas_spark.layout import FeatureLayout
+from mlaas_spark.spark import convert as converting
+from mlaas_spark.spark.predict import PredictRequest, of_size, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from mlaas_spark.manifest import Manifest
+    from mlaas_spark.spark.ingest import Events
+    from mlaas_spark.transform import FeatureTransform
+    from tests.spark.conftest import Sample
+
+KEYS = ("run", "luminosityBlock", "event")
+
+
+def weights_of(transform: FeatureTransform, outputs: int = 1) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(5).normal(size=(transform.width, outputs)).astype(np.float32)
+
+
+def request_of(transform: FeatureTransform, outputs: Sequence[str] = ("score",), **settings: Any) -> PredictRequest:
+    """A linear model that looks at matrix and mask, by numpy."""
+    scorer = partial(partial, np.einsum, "wk,nw,nw->nk", weights_of(transform, len(outputs)))
+    return PredictRequest("linear_1", transform, {}, scorer, tuple(outputs), KEYS, batch_size=64, **settings)
+
+
+def listed(folder: Path, manifest: Manifest) -> pa.Table:
+    """The rows of all files in the order of inputs and entries."""
+    files = sorted(manifest.files, key=lambda file: file.ranges)
+    return pa.concat_tables(pq.read_table(folder / file.path) for file in files)
+
+
+def scores_of(table: pa.Table, outputs: Sequence[str] = ("score",)) -> npt.NDArray[np.float32]:
+    return np.column_stack([table[name].to_numpy() for name in outputs])
+
+
+def without_inputs(events: Events) -> Events:
+    """The same events of files that are gone: whoever reads one fails."""
+    gone = tuple(dataclasses.replace(file, path=f"/gone{file.path}") for file in events.plan.files)
+    return dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=gone))
+
+
+@pytest.fixture(scope="module")
+def predicted(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Manifest]:
+    """Scores of the sample's ROOT files in ranges of at most 200 events; no test changes them."""
+    folder = tmp_path_factory.mktemp("predict") / "out"
+    request = request_of(transform, keep=("Jet_pt", "MET_pt"))
+    return folder, predict(opened(sample.paths(), 200), request, str(folder))
+
+
+def test_rows_are_keys_kept_branches_source_entry_and_score_in_entry_order(
+    predicted: tuple[Path, Manifest],
+    sample: Sample,
+    opened: Callable[..., Events],
+    same_values: Callable[[Any, Any], bool],
+) -> None:
+    folder, manifest = predicted
+    table = listed(folder, manifest)
+    assert table.column_names == [*KEYS, "Jet_pt", "MET_pt", "__source", "__entry", "score"]
+    assert table.schema.field("score").type == pa.float32()
+    for name in (*KEYS, "Jet_pt", "MET_pt"):
+        assert same_values(table[name].to_pylist(), sample.columns(name)), name
+    files = opened(sample.paths(), 200).plan.files
+    expected = [(f"{files[index].uuid}:Events", entry) for index, entry in sample.events]
+    assert list(zip(table["__source"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == expected
+    assert manifest.ledger == {"entries": 1280, "events": 1280, "selection": 0}
+    assert {path.name for path in folder.iterdir()} == {"scores", "manifest.json", "_manifests"}
+
+
+@pytest.mark.parametrize("kind", ["root", "parquet", "json", "csv"])
+def test_scores_are_those_of_features_by_plain_python(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    plain_matrix: Callable[..., tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    outputs = ("score_a", "score_b")
+    manifest = predict(opened(sample.paths(kind), 200), request_of(transform, outputs), str(tmp_path / "out"))
+    matrix, _ = plain_matrix(list(sample.events.values()), transform)
+    expected = matrix.astype(np.float64) @ weights_of(transform, 2)
+    np.testing.assert_allclose(scores_of(listed(tmp_path / "out", manifest), outputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_digest_does_not_depend_on_partitions(
+    predicted: tuple[Path, Manifest],
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mlaas_spark.spark.ingest.numbers", lambda spark, count: spark.range(0, count, 1, 2))
+    request = request_of(transform, keep=("Jet_pt", "MET_pt"))
+    again = predict(opened(sample.paths(), 200), request, str(tmp_path / "out"))
+    assert again.content_digest == predicted[1].content_digest
+
+
+def test_selected_events_alone_are_scored(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    predicted: tuple[Path, Manifest],
+    tmp_path: Path,
+) -> None:
+    kept = [index for index, event in enumerate(sample.events.values()) if event["nJet"] >= 3 and event["flag"]]
+    events = opened(sample.paths(), 200, selection="nJet >= 3 && flag")
+    manifest = predict(events, request_of(transform), str(tmp_path / "out"))
+    table, whole = listed(tmp_path / "out", manifest), listed(*predicted)
+    assert table["event"].to_pylist() == whole["event"].take(pa.array(kept)).to_pylist()
+    np.testing.assert_allclose(scores_of(table), scores_of(whole)[kept], rtol=1e-5, atol=1e-6)
+    assert manifest.ledger == {"entries": 1280, "events": len(kept), "selection": 1280 - len(kept)}
+    with pytest.raises(FilesetError, match="keeps none"):
+        predict(opened(sample.paths(), selection="nJet > 99"), request_of(transform), str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_second_run_scores_nothing_and_a_new_file_alone(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    folder, request = tmp_path / "out", request_of(transform)
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in folder.rglob("*.parquet")}
+
+    first = predict(opened(sample.paths()[:2], 200), request, str(folder))
+    before = files()
+    assert predict(opened(sample.paths()[:2], 200), request, str(folder)) == first
+    assert files() == before
+    manifest = predict(opened(sample.paths(), 200), request, str(folder))
+    assert before.items() <= files().items()
+    assert (manifest.version, manifest.rows) == (2, 1280)
+
+
+def test_scores_of_another_model_are_refused_and_stay(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    predicted: tuple[Path, Manifest],
+) -> None:
+    request = request_of(transform, keep=("Jet_pt", "MET_pt"))
+    other = dataclasses.replace(request, model="linear_2")
+    with pytest.raises(ChunkError, match="holds scores of another model"):
+        predict(opened(sample.paths(), 200), other, str(predicted[0]))
+    assert manifests.read(str(predicted[0])) == predicted[1]
+
+
+def test_rerun_after_a_crash_scores_only_what_was_not_scored(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(*_: Any) -> Manifest:
+        raise KeyboardInterrupt
+
+    events, folder, request = opened(sample.paths(), 200), tmp_path / "out", request_of(transform)
+    with monkeypatch.context() as patched:
+        patched.setattr(converting, "commit", crash)
+        with pytest.raises(KeyboardInterrupt):
+            predict(events, request, str(folder))
+    assert not (folder / "manifest.json").exists()
+    assert predict(without_inputs(events), request, str(folder)).rows == 1280
+
+
+def test_a_model_that_fails_leaves_nothing(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    strict = dataclasses.replace(transform, nan="error")
+    with pytest.raises(SpecsError, match=r"MET_pt.*NaN"):
+        predict(opened(sample.paths()[:1], 700), request_of(strict), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_not_as_in_training_is_counted(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    events = list(sample.events.values())
+    narrow = dict(transform.layout.dims) | {"Ele_pt": 1}
+    dims = tuple((name, narrow[name]) for name, _ in transform.layout.dims)
+    capped = dataclasses.replace(transform, layout=FeatureLayout(dims))
+    ranges = {"MET_pt": (10.0, 60.0), "Jet_pt": (20.0, math.inf), "flag": (0.0, 1.0)}
+    request = dataclasses.replace(request_of(capped), ranges=ranges)
+    manifest = predict(opened(sample.paths(), 200), request, str(tmp_path / "out"))
+    met = [event["MET_pt"] for event in events]
+    jets = [pt for event in events for pt in event["Jet_pt"]]
+    assert manifest.drift["MET_pt"] == Drift(
+        below=sum(pt < 10.0 for pt in met), above=sum(pt > 60.0 for pt in met), missing=sum(map(math.isnan, met))
+    )
+    assert manifest.drift["Jet_pt"] == Drift(below=sum(pt < 20.0 for pt in jets), missing=sum(map(math.isnan, jets)))
+    assert manifest.drift["Ele_pt"] == Drift(cut=sum(max(len(event["Ele_pt"]) - 1, 0) for event in events))
+    assert "flag" not in manifest.drift
+    assert manifests.read(str(tmp_path / "out")).drift == manifest.drift
+
+
+def test_undefined_scores_are_counted(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    weights = np.full((transform.width, 1), np.nan, np.float32)
+    scorer = partial(partial, np.einsum, "wk,nw,nw->nk", weights)
+    request = dataclasses.replace(request_of(transform), scorer=scorer)
+    manifest = predict(opened(sample.paths()[2:]), request, str(tmp_path / "out"))
+    assert manifest.drift["score"] == Drift(missing=130)
+
+
+def test_missing_branches_are_all_named_with_the_nearest(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    events = opened(sample.paths(), exclude=("MET_pt", "Jet_id"))
+    with pytest.raises(SpecsMismatchError, match=r"'MET_pt'; nearest: .*'Jet_id'; nearest: Jet_"):
+        predict(events, request_of(transform), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_branches_of_another_kind_are_named(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    jagged = tuple(not is_jagged if name == "flag" else is_jagged for name, is_jagged in kinds(transform))
+    other = dataclasses.replace(transform, jagged=jagged)
+    with pytest.raises(SpecsMismatchError, match="flag is bool, not jagged numbers"):
+        predict(opened(sample.paths()), request_of(other), str(tmp_path / "out"))
+
+
+def kinds(transform: FeatureTransform) -> list[tuple[str, bool]]:
+    return list(zip(transform.layout.branches, transform.jagged, strict=True))
+
+
+def test_kept_branch_with_the_name_of_a_score_is_refused(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="'MET_pt' is a branch that is kept and the name of a score"):
+        predict(opened(sample.paths()), request_of(transform, ("MET_pt",), keep=("MET_pt",)), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("cuts", [[10], [3, 3, 4], [1] * 10, [0, 7, 0, 3], [9, 1], []])
+@pytest.mark.parametrize("size", [1, 3, 10, 11])
+def test_batches_have_one_size_however_the_events_were_cut(cuts: list[int], size: int) -> None:
+    rows = pa.RecordBatch.from_pydict({"x": list(range(10)), "l": [[i] * (i % 3) for i in range(10)]})
+    starts = np.cumsum([0, *cuts])[:-1].tolist()
+    batches = list(of_size((rows.slice(start, n) for start, n in zip(starts, cuts, strict=True)), size))
+    n = sum(cuts)
+    assert [batch.num_rows for batch in batches] == [min(size, n - start) for start in range(0, n, size)]
+    assert [row for batch in batches for row in batch.to_pylist()] == rows.slice(0, n).to_pylist()
