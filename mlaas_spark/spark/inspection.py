@@ -79,10 +79,10 @@ def _contents(file: _File, patience: Patience) -> tuple[dict[str, int], Mapping[
 
         contents = root_io.read_contents(file.path, file.tree, patience)
         return contents.trees, contents.compressed
-    return {}, _column_chunks(file.path) if file.format is Format.PARQUET else {}
+    return {}, column_chunks(file.path) if file.format is Format.PARQUET else {}
 
 
-def _column_chunks(path: str) -> dict[str, int]:
+def column_chunks(path: str) -> dict[str, int]:
     """Bytes of the column chunks of each branch, summed over the row groups, out of a Parquet file's footer."""
     try:
         fs, place = storage.filesystem(path)

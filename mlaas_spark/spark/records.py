@@ -32,7 +32,7 @@ from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
 from mlaas_spark.spark.session import literal, local, quoted, received, unschemed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
@@ -109,6 +109,12 @@ class Records:
     def rows(self, names: Sequence[str]) -> DataFrame:
         """The named branches of all rows, as :func:`_rows` gives them."""
         return _rows(self.parts, names)
+
+    def of(self, files: Collection[int]) -> Records:
+        """The rows of some files; Spark reads no other."""
+        paths = [path for path, file in self.paths.items() if file in files]
+        parts = tuple(part._replace(frame=part.frame.where(F.col(PATH).isin(paths))) for part in self.parts)
+        return replace(self, parts=parts)
 
 
 def open_records(
