@@ -17,7 +17,7 @@ from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.probe import Samples, free_disk, measured, memory_text, only, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
     from pyspark.sql import SparkSession
@@ -72,7 +72,7 @@ def test_larger_samples_grow_until_they_take_a_second_more_or_are_all_there_is(
             yield now
 
     times = seconds_by_calls()
-    monkeypatch.setattr(probe.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr("mlaas_spark.spark.probe.time.perf_counter", lambda: next(times))
     seen: list[int] = []
     found = measured(samples, 0.0, lambda ranges: only(events, ranges), lambda some: seen.append(len(some.plan.ranges)))
     assert seen == [2, 2, 4, len(found.ranges)]
@@ -84,7 +84,7 @@ def test_a_worker_tells_the_most_it_held_since_the_last_look(spark: SparkSession
     size = 300 << 20
     workers(spark)
 
-    def hold(rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def hold(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from rows
         assert len(b"x" * size) == size
 
@@ -132,8 +132,9 @@ def test_bytes_of_an_entry_are_those_of_its_values(
 ) -> None:
     branches = {"branches": ["MET_pt", "MET_sum", "Jet_pt"], "identifiers": []}
     events = opened(sample.paths(), selection="nJet >= 0", **branches)
-    read = probe.read(events, Samples.of(events), str(tmp_path), ConvertConfig(), ["MET_pt"], [])
-    measured_on = [*sample.files[0][600:], *sample.files[2]]  # a cluster for each core
+    samples = Samples.of(events)
+    read = probe.read(events, samples, str(tmp_path), ConvertConfig(), ["MET_pt"], [])
+    measured_on = [event for r in samples.small for event in sample.files[r.file][r.start : r.stop]]
     jets = sum(len(event["Jet_pt"]) for event in measured_on) / len(measured_on)
     flat = 4 + 8 + 4  # MET_pt, MET_sum, nJet
     assert read.in_memory == pytest.approx(flat + 4 * jets + 4 + 12, rel=0.02)  # offsets, and file and entry
