@@ -245,7 +245,7 @@ def busiest(entries: Iterable[int], cores: int) -> int:
     return max(free)
 
 
-def spread(items: Sequence[T], count: int, phase: float = 0.0) -> tuple[T, ...]:
+def evenly(items: Sequence[T], count: int, phase: float = 0.0) -> tuple[T, ...]:
     """So many of the items, evenly spaced, in order; ``phase`` in [0, 1) gives others, where there are others."""
     taken = min(count, len(items))
     return tuple(items[int((number + phase) * len(items) / taken)] for number in range(taken))

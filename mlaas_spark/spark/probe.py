@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import storage
-from mlaas_spark.estimate import Held, Memory, Room, Timing, busiest, spread
+from mlaas_spark.estimate import Held, Memory, Room, Timing, busiest, evenly
 from mlaas_spark.plan import EntryRange
 from mlaas_spark.spark import inspection
 from mlaas_spark.spark.chunks import part_events, trial
 from mlaas_spark.spark.convert import convert
-from mlaas_spark.spark.session import on_executor, received
+from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import compute
 from mlaas_spark.specs import to_rows
 
@@ -52,15 +51,7 @@ Ranges = tuple[EntryRange, ...]
 _ENOUGH_S = 1.0  # by which the larger sample is to take longer, so that what a machine does besides matters little
 _GROWTH = 4
 _PLACE_BYTES = 12  # of each event, its file (int32) and entry (int64)
-_WORKER = pa.schema(
-    [
-        ("worker", pa.string()),
-        ("resident", pa.int64()),
-        ("peak", pa.int64()),
-        ("machine", pa.int64()),
-        ("scratch", pa.int64()),
-    ]
-)
+_LOOKS = 4  # tasks for each core, so that each worker gets one
 _NO_LIMIT = 1 << 60
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -98,7 +89,7 @@ class Samples:
 
     def larger(self, count: int, phase: float) -> Ranges:
         """So many units from all over the plan, the largest one among them."""
-        chosen = spread(self.units, count, phase)
+        chosen = evenly(self.units, count, phase)
         largest = max(self.units, key=_entries)
         units = chosen if largest in chosen else (largest, *chosen[1:])
         return _in_order(tuple(r for unit in units for r in unit))
@@ -290,25 +281,19 @@ def workers(spark: SparkSession) -> list[Worker]:
     """Each Python worker that is there, its libraries loaded; what it held at most is counted anew from here."""
     folder = spark.conf.get("spark.local.dir", None) or "/tmp"  # noqa: S108 - Spark's own default
 
-    def look(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with on_executor():
-            importlib.import_module("mlaas_spark.root_io")
-            for _ in rows:
-                resident, peak = _resident("self")
-                with suppress(OSError):  # the kernel may not offer it: then the peak is that of all that was before
-                    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-                scratch = shutil.disk_usage(os.environ.get("SPARK_LOCAL_DIRS", folder).split(",")[0]).free
-                found = (f"{socket.gethostname()} {os.getpid()}", resident, peak, memory_of_machine(), scratch)
-                yield pa.RecordBatch.from_arrays([pa.array([value]) for value in found], schema=_WORKER)
+    def look(numbers: Iterable[int]) -> Iterator[tuple[str, Worker]]:
+        importlib.import_module("mlaas_spark.root_io")
+        for _ in numbers:
+            resident, peak = _resident("self")
+            with suppress(OSError):  # the kernel may not offer it: then the peak is that of all that was before
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            scratch = shutil.disk_usage(os.environ.get("SPARK_LOCAL_DIRS", folder).split(",")[0]).free
+            yield f"{socket.gethostname()} {os.getpid()}", Worker(resident, peak, memory_of_machine(), scratch)
 
-    count = _GROWTH * spark.sparkContext.defaultParallelism
-    with received():
-        rows = spark.range(0, count, 1, count).mapInArrow(look, from_arrow_schema(_WORKER)).collect()
     by_worker: dict[str, Worker] = {}
-    for row in rows:  # of several looks at a worker the first one saw its peak
-        seen = Worker(row.resident, row.peak, row.machine, row.scratch)
-        before = by_worker.get(row.worker, seen)
-        by_worker[row.worker] = seen._replace(peak=max(before.peak, seen.peak))
+    for name, seen in spread(spark, range(_LOOKS * spark.sparkContext.defaultParallelism), look):
+        before = by_worker.get(name, seen)  # of several looks at a worker the first one saw its peak
+        by_worker[name] = seen._replace(peak=max(before.peak, seen.peak))
     return list(by_worker.values())
 
 

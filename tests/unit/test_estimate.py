@@ -21,7 +21,7 @@ from mlaas_spark.estimate import (
     Timing,
     busiest,
     estimate,
-    spread,
+    evenly,
     straddling,
 )
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
@@ -193,15 +193,15 @@ def test_more_events_make_nothing_less(entries: list[int], added: int, data: st.
 
 @given(st.integers(1, 60), st.integers(1, 80), st.floats(0, 1, exclude_max=True))
 def test_a_sample_is_of_different_items_from_all_over(items: int, count: int, phase: float) -> None:
-    taken = spread(range(items), count, phase)
+    taken = evenly(range(items), count, phase)
     assert len(set(taken)) == len(taken) == min(items, count)
     gaps = [b - a for a, b in itertools.pairwise(taken)]
     assert all(items // len(taken) <= gap <= -(-items // len(taken)) for gap in gaps)
 
 
 def test_another_phase_is_another_sample() -> None:
-    assert spread(range(9), 3, 0.0) == (0, 3, 6)
-    assert spread(range(9), 3, 1 / 3) == (1, 4, 7)
+    assert evenly(range(9), 3, 0.0) == (0, 3, 6)
+    assert evenly(range(9), 3, 1 / 3) == (1, 4, 7)
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------
