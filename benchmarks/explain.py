@@ -139,7 +139,7 @@ def _watched(root: int) -> Iterator[dict[int, tuple[str, int]]]:
                     status = Path(f"/proc/{pid}/status").read_text()
                 except OSError:
                     continue  # it has ended
-                kind = "worker" if b"pyspark.daemon" in command else "jvm" if b"SparkSubmit" in command else ""
+                kind = "worker" if b"spark.daemon" in command else "jvm" if b"SparkSubmit" in command else ""
                 if kind and "VmHWM" in status:
                     peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
                     peaks[pid] = (kind, max(peak, peaks.get(pid, ("", 0))[1]))
