@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 from bisect import bisect_right
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import pyarrow as pa
 
 from mlaas_spark import storage
+from mlaas_spark.errors import FilesetError
 from mlaas_spark.estimate import Held, Memory, Room, Timing, busiest, evenly
 from mlaas_spark.plan import EntryRange
 from mlaas_spark.spark import inspection
@@ -159,14 +160,15 @@ def read(
     base = max(worker.resident for worker in workers(events.spark))
     numbers = itertools.count()
     untargeted = config.model_copy(update={"target_size": None})  # the ranges are those of the plan
-    converting = measured(
-        samples,
-        0.0,
-        partial(only, events),
-        lambda some: convert(some, storage.join(folder, f"convert-{next(numbers)}"), untargeted),
-    )
-    featured = numeric(events)
-    tallying = measured(samples, 1 / 3, partial(only, featured), lambda some: compute(some, features, quantiles)[0])
+    with _told_as_a_sample(events):
+        converting = measured(
+            samples,
+            0.0,
+            partial(only, events),
+            lambda some: convert(some, storage.join(folder, f"convert-{next(numbers)}"), untargeted),
+        )
+        featured = numeric(events)
+        tallying = measured(samples, 1 / 3, partial(only, featured), lambda some: compute(some, features, quantiles)[0])
     held = max(worker.peak for worker in workers(events.spark))
     _, readings = inspection.read(only(dataclasses.replace(featured, selection=None), samples.small))
     in_memory = sum(reading.bytes for reading in readings) / sum(reading.entries.entries for reading in readings)
@@ -242,6 +244,18 @@ def _timed(verb: Callable[[Events], T], events: Events) -> tuple[float, T]:
     began = time.perf_counter()
     made = verb(events)
     return time.perf_counter() - began, made
+
+
+@contextmanager
+def _told_as_a_sample(events: Events) -> Iterator[None]:
+    """A selection that keeps nothing of a sample may keep something of the whole."""
+    try:
+        yield
+    except FilesetError as error:
+        if events.selection is None:
+            raise
+        msg = f"{error} of a sample, so there is nothing to measure: explain it without the selection, or a wider one"
+        raise FilesetError(msg) from error
 
 
 def _entries(unit: Ranges) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlaas_spark.config import ConvertConfig
+from mlaas_spark.errors import FilesetError
 from mlaas_spark.manifest import read as read_manifest
 from mlaas_spark.plan import EntryRange
 from mlaas_spark.spark import probe
@@ -129,6 +130,14 @@ def test_measuring_leaves_what_the_verbs_leave_and_counts_the_selection(
     assert set(read.specs.made.specs.branches) == {"MET_pt", "Jet_pt"}
     assert min(read.base, read.held.peak) > 0
     assert read.held.data == round(read.in_memory * max(r.entries for r in events.plan.ranges))
+
+
+def test_a_selection_that_keeps_nothing_of_the_sample_is_told_as_such(
+    opened: Callable[..., Events], sample: Sample, tmp_path: Path
+) -> None:
+    events = opened(sample.paths(), selection="event == 1003")  # the fourth of the first file
+    with pytest.raises(FilesetError, match=r"keeps none of \d+ events of a sample, so there is nothing to measure"):
+        probe.read(events, Samples.of(events), str(tmp_path), ConvertConfig(), ["MET_pt"], [])
 
 
 def test_bytes_of_an_entry_are_those_of_its_values(
