@@ -39,7 +39,7 @@ OUT = Path("benchmarks/out")
 CORES = 2
 BATCH = 256
 _console = Console(width=120, highlight=False)
-_LOOK_S = 0.05  # how often memory of the processes is looked at
+_LOOK_S = 0.2  # how often memory of the processes is looked at
 _COMMAND = [sys.executable, "-c", "import sys; from mlaas_spark.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
@@ -139,7 +139,7 @@ def _watched(root: int) -> Iterator[dict[int, tuple[str, int]]]:
                     status = Path(f"/proc/{pid}/status").read_text()
                 except OSError:
                     continue  # it has ended
-                kind = "worker" if b"spark.daemon" in command else "jvm" if b"SparkSubmit" in command else ""
+                kind = "jvm" if b"SparkSubmit" in command else "worker" if b"spark.daemon" in command else ""
                 if kind and "VmHWM" in status:
                     peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
                     peaks[pid] = (kind, max(peak, peaks.get(pid, ("", 0))[1]))
