@@ -44,6 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+_LONG_S = 600  # from where on minutes are told
 _LISTED = 20  # names of a reason, and reasons
 _WIDTH = None if sys.stdout.isatty() else 10_000  # in a pipe or a log a row is a line, however long its paths are
 _out = Console(width=_WIDTH, soft_wrap=True, highlight=False)
@@ -358,15 +359,36 @@ def plan(
     redirector: Redirector = None,
     timeout: Timeout = None,
     retries: Retries = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what jobs would take, by a probe of some seconds, and what will not fit."),
+    ] = False,
+    cores: Annotated[
+        int | None,
+        typer.Option("--cores", help="With --explain: that the jobs would have; default: the session's.", min=1),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="With --explain: where the jobs would write; default: runs of the config."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a job would divide its work: ranges and bytes of each file, partitions, the largest range.
 
+    With --explain also sizes of what is written, memory, times on so many cores, and warnings: each verb is run on a
+    sample, and leaves nothing.
+
     Example: mlaas-spark plan data/demo/*.root --set spark.events_per_task=5000
+
+    Before a long job: mlaas-spark plan --config my.yaml --explain --cores 200 --out hdfs://host/user/me
     """
     from mlaas_spark import pipeline
 
-    made = pipeline.plan(_resolved(context), _journal_of(context)).to_json()
+    if not explain and (cores or out):
+        msg = "--cores and --out go with --explain"
+        raise ConfigError(msg)
+    resolved, journal = _resolved(context), _journal_of(context)
+    made = (pipeline.explain(resolved, journal, cores, out) if explain else pipeline.plan(resolved, journal)).to_json()
     if as_json:
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
         return
@@ -380,6 +402,58 @@ def plan(
         f"{made['entries']:,} events of {files_read} files, {made['bytes'] / 1e6:.1f} MB, in {made['ranges']} ranges "
         f"and {made['partitions']} partitions; a range has {made['mean']:,.0f} events, the largest {made['largest']:,}"
     )
+    if explain:
+        _show_estimate(made)
+
+
+_ESTIMATED = {
+    "events": "events that are selected",
+    "clusters": "clusters in the files",
+    "ranges": "ranges",
+    "range.entries": "largest range",
+    "tasks": "Spark tasks",
+    "convert.bytes": "output of convert",
+    "compact.bytes": "compact chunks",
+    "dense.bytes": "dense chunks",
+    "spill.bytes": "put aside while chunks are made",
+    "shuffle.bytes": "shuffled by specs",
+    "range.bytes": "a range in memory",
+    "convert.task.memory": "a task of convert or specs",
+    "chunks.task.memory": "a task of chunks",
+    "executor.memory": "an executor in all",
+    "train.memory": "events that training holds",
+    "start.seconds": "start Spark",
+    "open.seconds": "open the files",
+    "convert.seconds": "convert",
+    "specs.seconds": "specs",
+    "chunks.seconds": "chunks",
+    "stream.seconds": "stream of an epoch",
+    "job.convert.seconds": "mlaas-spark convert",
+    "job.specs.seconds": "mlaas-spark specs",
+    "job.chunks.seconds": "mlaas-spark chunks",
+    "job.train.seconds": "mlaas-spark train",
+}
+
+
+def _show_estimate(made: dict[str, Any]) -> None:
+    """A line for each figure, with its unit and from what it was reckoned; the warnings last."""
+    table = _table("Estimate", "what", "how much", "reckoned from")
+    for name, told in _ESTIMATED.items():
+        if (figure := made["figures"].get(name)) is not None:
+            table.add_row(*_cells(told, _amount(figure["value"], figure["unit"]), figure["from"]))
+    _out.print(table)
+    for warned in made["warnings"]:
+        _out.print(escape(f"warning: {warned['kind']}: {warned['text']}"))
+    if not made["warnings"]:
+        _out.print("no warnings: all of it fits")
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 1e9:,.2f} GB" if value >= 1e9 else f"{value / 1e6:,.2f} MB"
+    if unit == "s":
+        return f"{value:,.1f} s" if value < _LONG_S else f"{value / 60:,.1f} min"
+    return f"{value:,} {unit}"
 
 
 @app.command()

@@ -16,6 +16,9 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+ALIGNMENT = 64
+"""Bytes at a multiple of which TensorFlow takes memory as it is."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 2**30
 
@@ -33,7 +36,10 @@ def keep_freed() -> bool:
     except AttributeError:  # musl, macOS
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    kept = bool(mallopt(_M_MMAP_THRESHOLD, _KEPT) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    kept = bool(mallopt(_M_MMAP_THRESHOLD, _KEPT) and mallopt(ALIGNMENT = 64
+"""Bytes at a multiple of which TensorFlow takes memory as it is."""
+
+_M_TRIM_THRESHOLD, _KEPT))
     if kept:
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own, jemalloc, gives back too
     return kept
@@ -42,8 +48,8 @@ def keep_freed() -> bool:
 class Buffers:
     """Arrays whose memory comes back when nobody holds them or a view of them any more, to be given out again.
 
-    For arrays of tens of MB that come and go: the system would clear their pages each time. They begin on a page, so
-    that TensorFlow takes them as they are (it copies what does not begin at 64 bytes). Any thread may take and let go.
+    For arrays of tens of MB that come and go: the system would clear their pages each time. They begin on a page,
+    which is at a multiple of :data:`ALIGNMENT`. Any thread may take and let go.
     """
 
     def __init__(self) -> None:

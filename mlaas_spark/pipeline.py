@@ -22,6 +22,7 @@ from mlaas_spark.errors import (
     SpecsError,
     SpecsMismatchError,
 )
+from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
 from mlaas_spark.fileset import fileset
 from mlaas_spark.inspection import Headers, Inspection
 from mlaas_spark.schema import column_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.config import Config
     from mlaas_spark.drift import Ranges
+    from mlaas_spark.estimate import Estimate
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.ml.bundle import Contents
     from mlaas_spark.plan import Plan
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_READY = 3  # row groups of a thread that are decoded, waiting or in use
 SAMPLE = 25_000
 """Entries that inspect reads unless it is told how many."""
 
@@ -132,6 +135,101 @@ def plan(config: Config, journal: Journal) -> Planned:
     sizes = {path: storage.size(path, config.input.patience) for path in {file.path for file in events.plan.files}}
     of_inputs = tuple(sizes[file.path] for file in events.plan.files)
     return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a job would read, and what it would take."""
+
+    planned: Planned
+    estimate: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**self.planned.to_json(), **self.estimate.to_json()}
+
+
+def explain(config: Config, journal: Journal, cores: int | None = None, out: str | None = None) -> Explained:
+    """Say what jobs of the config would take: a short probe runs the verbs on samples of their ranges.
+
+    Args:
+        config: The resolved config.
+        journal: Told of each stage.
+        cores: That the jobs would have; None is those of the session.
+        out: Where a job would write: the probe writes there too, into a folder of its own that it removes; None is
+            the folder of the runs.
+    """
+    from mlaas_spark.spark.session import partitions
+
+    events = _open(config, journal, text=True)
+    sizes = {path: storage.size(path, config.input.patience) for path in {file.path for file in events.plan.files}}
+    of_inputs = tuple(sizes[file.path] for file in events.plan.files)
+    place = storage.absolute(out or config.runs)
+    wanted = cores or events.spark.sparkContext.defaultParallelism
+    with runs.working_folder(place) as work:
+        probe = _probed(config, events, work.unfinished, wanted, journal)
+    planned = Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
+    return Explained(planned, estimate(events.plan, of_inputs, probe, _asked(config, wanted)))
+
+
+def _asked(config: Config, cores: int) -> Asked:
+    from mlaas_spark.spark.chunks import part_events, row_group_events
+
+    size, split = config.chunks.size, config.chunks.split
+    return Asked(
+        cores=cores,
+        target=config.spark.events_per_task,
+        part=part_events(size),
+        chunk=None if size == "all" else size,
+        layout=config.chunks.layout,
+        whole_chunks=config.train.mode == "chunks",
+        training=split.train + split.validation,
+        epochs=config.train.epochs,
+        ready=config.train.threads * _READY * row_group_events(config.train.batch_size),
+    )
+
+
+def _probed(config: Config, events: Events, folder: str, cores: int, journal: Journal) -> Probe:
+    from mlaas_spark.ml.stream import ChunkStream, passes
+    from mlaas_spark.spark import probe as probing
+    from mlaas_spark.spark.chunks import dense_bytes
+
+    started, opened = (stage.seconds for stage in journal.stages[-2:])
+    samples, numeric = probing.Samples.of(events), probing.numeric(events)
+    with journal.stage("measure convert and specs") as stage:
+        features, quantiles = _features(config, numeric), _quantiles(config, numeric)
+        read = probing.read(events, samples, folder, config.convert, features, quantiles)
+        stage.events = read.convert.entries + read.specs.entries
+    made = _read_specs(config.features.specs) if config.features.specs else read.specs.made
+    request = _chunk_request(config, numeric, made)
+    with journal.stage("measure chunks") as stage:
+        chunked = probing.chunked(numeric, samples, folder, request, read.in_memory)
+        stage.events = chunked.verb.made.rows
+    with journal.stage("measure the stream") as stage:
+        stream = ChunkStream.open(chunked.folder, request.transform, config.train.batch_size, config.train.threads)
+        first, again, some = passes(stream, config.train.seed if config.train.shuffle else None)
+        stage.events = chunked.verb.made.rows
+    memory = probing.memory(events.spark, read, chunked)
+    written = read.convert.made
+    return Probe(
+        cores=samples.cores,
+        start=started,
+        opened=opened,
+        convert=read.convert.timing,
+        specs=read.specs.timing,
+        chunks=chunked.verb.timing,
+        stream=Streaming(first, again, chunked.verb.made.rows),
+        kept=written.rows / read.convert.entries,
+        in_memory=read.in_memory,
+        converted=sum(file.bytes for file in written.files) / written.rows,
+        compact=chunked.compact,
+        dense=chunked.beside + dense_bytes(some.matrix, some.mask, config.train.batch_size) / len(some),
+        width=request.transform.width,
+        shuffle=read.shuffle,
+        entries=max(read.convert.entries, read.specs.entries, chunked.verb.entries),
+        memory=memory,
+        room=probing.room(events.spark, place=folder, cores=cores),
+    )
 
 
 def convert(config: Config, folder: str, journal: Journal) -> Manifest:

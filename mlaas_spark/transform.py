@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     Empty: TypeAlias = Callable[[tuple[int, ...], type[Any]], npt.NDArray[Any]]
 
 
-ALIGNMENT = 64
-"""Bytes at a multiple of which TensorFlow takes memory as it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Features:
     """A batch of events as numbers.
@@ -49,18 +45,6 @@ class Features:
     mask: npt.NDArray[np.uint8]
     missing: npt.NDArray[np.int64]
     cut: npt.NDArray[np.int64]
-
-    @classmethod
-    def room(cls, events: int, width: int) -> Self:
-        """Features of no events, for :meth:`FeatureTransform.matrix` to write over: up to ``events`` of them.
-
-        The matrix begins at a multiple of :data:`ALIGNMENT`.
-        """
-        size = 4 * events * width
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        first = -memory.ctypes.data % ALIGNMENT
-        matrix = memory[first : first + size].view(np.float32).reshape(events, width)
-        return cls(matrix, np.empty((events, width), np.uint8), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark.errors import ServingError, reason
+from mlaas_spark.memory import ALIGNMENT
 from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.model import graph_reason
 from mlaas_spark.ml.savedmodel import check_graph, quiet_tensorflow
-from mlaas_spark.transform import ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ from mlaas_spark import storage
 from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, hint
 from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest
 from mlaas_spark.memory import Buffers
+from mlaas_spark.mixing import SPLITS
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PREFETCH = 2  # batches that tf.data has ready
+_LONG_ENOUGH_S, _SOME = 0.5, 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,27 @@ class ChunkStream:
             one_row_group,
             self.threads,
         )
+
+
+def passes(stream: ChunkStream, seed: int | None) -> tuple[float, float, Batch]:
+    """Seconds of a first pass over all events and of a further one, and some of the events, about a row group's.
+
+    Further passes are made for half a second; the mean counts.
+    """
+    times = [_pass(stream, seed)]
+    while sum(times[1:]) < _LONG_ENOUGH_S:
+        times.append(_pass(stream, seed))
+    batches = itertools.chain.from_iterable(stream.batches(split) for split in SPLITS)
+    some = Batch.join(itertools.islice(batches, max(_SOME // stream.batch_size, 1)))
+    return times[0], sum(times[1:]) / (len(times) - 1), some
+
+
+def _pass(stream: ChunkStream, seed: int | None) -> float:
+    began = time.perf_counter()
+    for split in SPLITS:
+        for _ in stream.batches(split, seed=seed):
+            pass
+    return time.perf_counter() - began
 
 
 def _check_not_planted(folder: str, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from mlaas_spark.manifest import (
     discarded_if_empty,
     inputs_of,
     request_digest,
+    stage,
     value_digest,
 )
 from mlaas_spark.schema import ENTRY, FILE
@@ -110,16 +111,43 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     if isinstance(staging, Manifest):
         _log.info("%s holds these chunks already", folder)
         return staging
+    counted, staged = _staged(events, request, staging)
+    _check_classes(staged, staging)
+    return _committed(counted, request, staging, staged)
+
+
+def trial(events: Events, request: ChunkRequest, folder: str) -> Manifest:
+    """Chunks of a sample, to see what they take: as :func:`build`, but all events have the label 0, given one or not.
+
+    Raises:
+        BranchNotFoundError: The events lack a feature or a key.
+    """
+    _check_branches(events.plan, request)
+    plan = replace(events.plan, files=tuple(replace(file, label=0.0) for file in events.plan.files))
+    unlabelled, request = replace(events, plan=plan), replace(request, label=None)
+    staging = stage(folder, request_digest([request.digest(plan)]))
+    counted, staged = _staged(unlabelled, request, staging)
+    return _committed(counted, request, staging, staged)
+
+
+def part_events(size: int | Literal["all"]) -> int:
+    """Events of a part, which one task gathers: a chunk's, or of a chunk of ``all`` some."""
+    return _PART_EVENTS if size == "all" else size
+
+
+def _staged(events: Events, request: ChunkRequest, staging: Staging) -> tuple[Events, list[tuple[int, DataFile]]]:
     with discarded_if_empty(staging):
         counted = events.counted()
-        staged = _write(counted, request, staging)
-    _check_classes(staged, staging)
+        return counted, _write(counted, request, staging)
+
+
+def _committed(events: Events, request: ChunkRequest, staging: Staging, staged: list[tuple[int, DataFile]]) -> Manifest:
     size = request.config.size
     manifest = Manifest(
         layout=request.config.layout,
         request=staging.request,
         schema=events.plan.schema.keep({*request.transform.layout.branches, *request.keys}),
-        inputs=inputs_of(counted.plan),
+        inputs=inputs_of(events.plan),
         files=(),
         keys=request.keys,
         digests={
@@ -219,7 +247,7 @@ class _Mix:
 
     @classmethod
     def of(cls, plan: Plan, config: ChunkConfig) -> Self:
-        size = _PART_EVENTS if config.size == "all" else config.size
+        size = part_events(config.size)
         ranks = plan.first_ranks()
         ranges: list[list[tuple[int, int, int, int]]] = [[] for _ in plan.files]
         for r in plan.ranges:
@@ -309,6 +337,18 @@ def _dense_writer(
                 yield _done(0)
 
     return run
+
+
+def dense_bytes(matrix: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8], batch_size: int) -> int:
+    """How many bytes the features of some events, shape (n, W), take in dense chunks, about; nothing is written."""
+    rows = {FEATURES: matrix.astype("<f4", copy=False).view(np.uint8), MASK: np.packbits(mask, axis=1)}
+    columns = {
+        name: pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(row.shape[1]), len(row), [None, pa.py_buffer(np.ascontiguousarray(row))]
+        )
+        for name, row in rows.items()
+    }
+    return parquet.size(pa.table(columns), row_group_events(batch_size), "lz4")
 
 
 def _fixed_width(column: pa.BinaryArray, width: int) -> pa.FixedSizeBinaryArray:

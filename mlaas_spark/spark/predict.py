@@ -17,9 +17,9 @@ import pyarrow as pa
 from mlaas_spark import drift
 from mlaas_spark.errors import ConfigError, SpecsMismatchError, hint
 from mlaas_spark.manifest import request_digest
+from mlaas_spark.memory import Buffers
 from mlaas_spark.schema import ENTRY, Branch, EventSchema
 from mlaas_spark.spark.convert import RangeSet, RangeTable, asked, bring_up_to_date
-from mlaas_spark.transform import Features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -148,12 +148,12 @@ def _tables(
     sources = [file.key for file in events.plan.files]
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[RangeTable]:
-        score, memory = model.value(), Features.room(size, transform.width)
+        score, buffers = model.value(), Buffers()
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             rows, scores = [], []
             seen = np.zeros((len(branches), len(drift.Drift._fields)), np.int64)
             for batch in of_size(_looked_at(group, branches, ranges, seen), size):
-                features = transform.matrix(batch, memory)
+                features = transform.matrix(batch, empty=buffers.empty)
                 scores.append(score(features.matrix, features.mask))
                 rows.append(batch.select([*written, ENTRY]))
                 seen[:, 2:] += np.column_stack([features.missing, features.cut])

@@ -32,7 +32,7 @@ from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
 from mlaas_spark.spark.session import literal, local, quoted, received, unschemed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
@@ -100,6 +100,12 @@ class Records:
     def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
         """Reader of the DataFrame's batches: cut where the range changes, with file index and entry number."""
         return _ranges_of(self.paths, self.blocks, plan)
+
+    def of(self, files: Collection[int]) -> Records:
+        """The rows of some files; Spark reads no other."""
+        paths = [path for path, file in self.paths.items() if file in files]
+        parts = tuple(part._replace(frame=part.frame.where(F.col(PATH).isin(paths))) for part in self.parts)
+        return replace(self, parts=parts)
 
 
 def open_records(

@@ -13,9 +13,9 @@ import pytest
 
 from mlaas_spark.config import ExportConfig
 from mlaas_spark.errors import ServingError
+from mlaas_spark.memory import Buffers
 from mlaas_spark.ml.bundle import read_bundle, write_bundle
 from mlaas_spark.ml.predict import SavedModel
-from mlaas_spark.transform import Features
 from tests.ml.conftest import TRANSFORM, W
 
 if TYPE_CHECKING:
@@ -68,13 +68,12 @@ def test_scores_are_those_of_keras(made: Made, place: str) -> None:
 
 def test_memory_that_is_used_again_changes_no_earlier_scores(made: Made) -> None:
     model, bundle = made
-    score, memory = SavedModel.of(read_bundle(bundle.folder))(), Features.room(64, W)
-    assert memory.matrix.ctypes.data % 64 == 0
+    score, memory = SavedModel.of(read_bundle(bundle.folder))(), Buffers().empty((64, W), np.float32)
     x, found = events(160), []
     for start in range(0, 160, 64):
         part = x[start : start + 64]
-        memory.matrix[: len(part)] = part
-        found.append(score(memory.matrix[: len(part)], memory.mask[: len(part)]))
+        memory[: len(part)] = part
+        found.append(score(memory[: len(part)], mask_of(part)))
     np.testing.assert_allclose(np.concatenate(found), model.predict(x, verbose=0), rtol=0, atol=1e-6)
 
 
@@ -108,10 +107,10 @@ def test_a_model_whose_scores_are_its_input_gives_them_in_memory_of_their_own(tm
         for path in sorted((tmp_path / "passing").rglob("*"))
         if path.is_file()
     )
-    memory = Features.room(4, W)
-    memory.matrix[:] = 1.0
-    found = SavedModel("passing", "digest", W, W, files)()(memory.matrix, memory.mask)
-    memory.matrix[:] = 2.0
+    memory = Buffers().empty((4, W), np.float32)
+    memory[:] = 1.0
+    found = SavedModel("passing", "digest", W, W, files)()(memory, mask_of(memory))
+    memory[:] = 2.0
     assert (found == 1.0).all()
 
 
