@@ -12,6 +12,7 @@ from typing import Any, Self
 
 _EVERY_S = 0.1
 _PROC = Path("/proc")
+_DAEMON = re.compile(r"\0-m\0[\w.]*spark[\w.]*\.daemon\0")  # Spark's own, or ours; the JVM's command names it too
 _VERSIONS = "import importlib.metadata as m; print('\\n'.join(f'{d.name}=={d.version}' for d in m.distributions()))"
 _SHOWN = {"awkward", "keras", "numba", "numpy", "petastorm", "pyarrow", "pyspark", "tensorflow-cpu", "uproot"}
 
@@ -64,7 +65,7 @@ def _processes(root: int) -> tuple[list[int], list[int]]:
     waiting = [(root, driver)]
     while waiting:
         pid, group = waiting.pop()
-        if "pyspark.daemon" in _read(_PROC / str(pid) / "cmdline"):
+        if _DAEMON.search(_read(_PROC / str(pid) / "cmdline")):
             group = workers
         group.append(pid)
         waiting += [(child, group) for child in below.get(pid, [])]

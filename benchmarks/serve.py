@@ -74,6 +74,7 @@ class Served:
             RuntimeError: The process has died; the end of what it said is in the message.
         """
         if not (line := self._answers.readline()):
+            self._process.wait()  # until then it may not have said all
             said = self._log.read_text(encoding="utf-8", errors="replace")[-_SHOWN:]
             msg = f"{' '.join(map(str, self._process.args))} died:\n{said}"  # type: ignore[arg-type]
             raise RuntimeError(msg)
