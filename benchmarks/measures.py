@@ -179,12 +179,12 @@ class Bench:
                 lambda: (self._seconds("peers", "read_parquet", files=self._converted),),
                 ("peers", "ours"),
             ),
-            *(Measure((name,), self._prepared(name), ("ours",)) for name in ("kernel", "memcpy")),
+            *(Measure((name,), self._rate(name), ("ours",)) for name in ("kernel", "memcpy")),
             *(
-                Measure((name,), self._trained(name), ("ours",))
+                Measure((name,), self._of_training(name), ("ours",))
                 for name in ("reader", "decode", "tensors", "fit_streamed", "fit_memory")
             ),
-            *(Measure((name,), self._on_sample(name), ("ours",)) for name in ("features_udf", "copied")),
+            *(Measure((name,), self._of_converted(name), ("ours",)) for name in ("features_udf", "copied")),
             Measure(("plan",), lambda: (self._seconds("ours", "plan"),), ("ours",)),
             Measure(("help",), lambda: (timed(lambda: _run("--help")),)),
             Measure(("train_overhead",), self._train_overhead, fresh=True),
@@ -203,21 +203,23 @@ class Bench:
         return self._converted[: len(self._converted) * self._sizes.sample // self._sizes.files]
 
     @cached_property
-    def _training_events(self) -> int:
-        return int(self._processes["ours"].ask("prepare", files=self._files)["train"])
+    def _prepared(self) -> tuple[Served, int]:
+        """Our process after it has made specs and chunks, and how many events train."""
+        process = self._processes["ours"]
+        return process, process.ask("prepare", files=self._files)["train"]
 
-    def _prepared(self, do: str) -> Callable[[], tuple[float]]:
-        return lambda: (self._training_events and self._seconds("ours", do),)
+    def _rate(self, do: str) -> Callable[[], tuple[float]]:
+        """What gives a rate itself."""
+        return lambda: (self._prepared[0].ask(do),)
 
-    def _trained(self, do: str) -> Callable[[], tuple[float]]:
-        """A rate of the training events."""
-        return lambda: (self._training_events / self._seconds("ours", do) / 1e3,)
+    def _of_training(self, do: str) -> Callable[[], tuple[float]]:
+        """A rate, in kHz, of the training events."""
+        return lambda: (self._prepared[1] / self._prepared[0].ask(do) / 1e3,)
 
-    def _on_sample(self, do: str) -> Callable[[], tuple[float]]:
+    def _of_converted(self, do: str) -> Callable[[], tuple[float]]:
+        """A rate, in kHz, of the sample, converted."""
         events = self._sizes.sample * self._sizes.events
-        return lambda: (
-            self._training_events and events / self._seconds("ours", do, files=self._converted_sample) / 1e3,
-        )
+        return lambda: (events / self._prepared[0].ask(do, files=self._converted_sample) / 1e3,)
 
     def _train_overhead(self) -> tuple[float]:
         runs = self._work / "runs"

@@ -43,9 +43,9 @@ class Ours:
     def __init__(self, cores: int, work: Path, conf: dict[str, str]) -> None:
         self.cores, self.work, self._conf = cores, work.absolute(), conf
         self._transforms: dict[tuple[str, ...], FeatureTransform] = {}
-        self.spark = session(self._config([]).spark, "benchmark")
+        self.spark = session(self.config([]).spark, "benchmark")
 
-    def _config(self, files: Sequence[str], **given: Any) -> Config:
+    def config(self, files: Sequence[str], **given: Any) -> Config:
         """The first half of the files is labelled 1, the second 0."""
         half = -(-len(files) // 2)
         groups = [{"files": part, "label": label} for label, part in ((1, files[:half]), (0, files[half:])) if part]
@@ -60,7 +60,7 @@ class Ours:
 
     def open(self, files: Sequence[str], **given: Any) -> Events:
         """The events of files, planned."""
-        config = self._config(files, **given)
+        config = self.config(files, **given)
         return open_events(self.spark, fileset(config.input), config.input, _STEP)
 
     def fresh(self, name: str) -> str:
@@ -71,11 +71,11 @@ class Ours:
     def specs_of(self, events: Events) -> tuple[Events, FeatureTransform]:
         """Specs, and the transform that follows from them; the events with their ranges counted."""
         made, counted = specs.compute(events, events.plan.schema.names)
-        return counted, FeatureTransform.of(made.specs, self._config([]).features)
+        return counted, FeatureTransform.of(made.specs, self.config([]).features)
 
     def chunks_of(self, events: Events, transform: FeatureTransform, folder: str) -> ChunkStream:
         """Chunks, and the stream of them."""
-        request = chunks.ChunkRequest(self._config([]).chunks, transform, (), None, BATCH, "")
+        request = chunks.ChunkRequest(self.config([]).chunks, transform, (), None, BATCH, "")
         chunks.build(events, request, folder)
         return ChunkStream.open(folder, transform, BATCH, self.cores)
 

@@ -148,8 +148,8 @@ class Training:
         return timed(frame.write.format("noop").mode("overwrite").save)
 
 
-def _fit(data: Any, width: int) -> float:
-    """Seconds of an epoch of a dense network, after a first batch that compiles it."""
+def _network(width: int) -> Any:
+    """A dense network, compiled; always the same."""
     import keras
 
     keras.utils.set_random_seed(1)
@@ -157,6 +157,12 @@ def _fit(data: Any, width: int) -> float:
     network = [layers.Input((width,)), layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(1)]
     model = keras.Sequential(network)
     model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
+
+
+def _fit(data: Any, width: int) -> float:
+    """Seconds of an epoch of a dense network, after a first batch that compiles it."""
+    model = _network(width)
     model.fit(data.take(1), verbose=0, shuffle=False)
     return timed(lambda: model.fit(data, verbose=0, shuffle=False))
 
