@@ -115,13 +115,16 @@ class Training:
     # --- fit
 
     @cached_property
+    def _whole(self) -> Batch:
+        """All training events in memory."""
+        return Batch.join(self._stream.batches("train"))
+
+    @cached_property
     def _in_memory(self) -> Any:
         import tensorflow as tf
 
-        whole = Batch.join(self._stream.batches("train"))
-        return (
-            tf.data.Dataset.from_tensor_slices((whole.matrix, whole.label)).batch(self._stream.batch_size).prefetch(2)
-        )
+        tensors = self._whole.matrix, self._whole.label
+        return tf.data.Dataset.from_tensor_slices(tensors).batch(self._stream.batch_size).prefetch(2)
 
     def fit_streamed(self) -> float:
         """One epoch of Keras on the stream."""
