@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from benchmarks.rows import MLAAS4HEP_KHZ, together
 from benchmarks.serve import Served, timed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.rows import Row
 
@@ -253,7 +253,7 @@ class Bench:
     def _fresh(self, *multiples: int) -> tuple[float, ...]:
         """Seconds of a first and a second conversion; then, for each size, peak MB and microseconds an event."""
         files = workload.generate(self._out, self._sizes.files * max(multiples), self._sizes.events)
-        with self._ours(CORES, "fresh") as process:
+        with self._started() as process:
             figures = [float(process.ask("convert", files=self._files)) for _ in range(2)]
             for multiple in multiples:
                 events = multiple * self._sizes.total
@@ -261,6 +261,17 @@ class Bench:
                     seconds = process.ask("whole_way", files=files[: multiple * self._sizes.files])
                 figures += [memory.total / 1e6, seconds / events * 1e6]
         return tuple(figures)
+
+    @contextmanager
+    def _started(self) -> Iterator[Served]:
+        """A process of ours that has done nothing; where sizes share one it then serves the other rows, warm."""
+        process = self._ours(CORES, "ours" if self._sizes.shared else "fresh")
+        if self._sizes.shared:
+            self._processes["ours"] = self._stack.enter_context(process)
+            yield process
+        else:
+            with process:
+                yield process
 
 
 def _run(*arguments: str) -> None:
@@ -270,16 +281,21 @@ def _run(*arguments: str) -> None:
 
 
 def sample(bench: Bench, rows: Sequence[Row], sizes: Sizes, told: Callable[[str], None]) -> dict[str, list[float]]:
-    """All runs of all figures that the rows need: what is compared runs in turn."""
+    """All runs of all figures that the rows need: what is compared runs in turn.
+
+    What starts processes of its own comes first, while no others are there.
+    """
     measures = [m for m in bench.measures() if set(m.figures) & set().union(*(row.figures for row in rows))]
-    bench.warm({name for m in measures for name in m.uses})
+    compared = together([*(frozenset(m.figures) for m in measures), *(row.figures for row in rows)])
+    groups = [(figures, [m for m in measures if set(m.figures) <= figures]) for figures in compared]
     samples: dict[str, list[float]] = {}
-    for group in together([*(frozenset(m.figures) for m in measures), *(frozenset(row.figures) for row in rows)]):
-        in_turn = [m for m in measures if set(m.figures) <= group]
+    for figures, group in sorted(groups, key=lambda item: not any(m.fresh for m in item[1])):
+        if not any(m.fresh for m in group):
+            bench.warm({name for m in measures for name in m.uses})
         for turn in range(sizes.repeats):
-            for measure in in_turn:
+            for measure in group:
                 if turn < (sizes.fresh if measure.fresh else sizes.repeats):
                     for figure, value in zip(measure.figures, measure.run(), strict=True):
                         samples.setdefault(figure, []).append(value)
-        told(", ".join(sorted(row.name for row in rows if row.figures <= group)))
+        told(", ".join(sorted(row.name for row in rows if row.figures <= figures)))
     return samples

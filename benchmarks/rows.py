@@ -41,9 +41,9 @@ class Row:
     lower: bool = False
 
     @property
-    def figures(self) -> set[str]:
+    def figures(self) -> frozenset[str]:
         """Names of the figures it needs."""
-        return {self.ours} | ({self.peer} if self.peer else set())
+        return frozenset(name for name in (self.ours, self.peer) if name)
 
     def result(self, samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         """The row as results.json has it, from the medians of the samples of each figure."""
