@@ -6,11 +6,12 @@ events grow a file has 25,000 of them, a range, so files and ranges grow alike; 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ _PICTURE = Path("docs/scaling.png")
 _FILE_EVENTS = 25_000
 _CORES = len(os.sched_getaffinity(0))
 _STANDARD = 100_000
-_FILES = (2, 16, 128)
-_BRANCHES = (("Flat0[0-7]",), ("Flat*",), ("Flat*", "Group[01]_*"), ())
+_FILES = (16, 128)
+_BRANCHES = (("Flat0[0-7]",), ("Flat*",), ("Flat*", "Group[01]_*"))
 _UI = {"spark.ui.enabled": "true", "spark.ui.port": "0"}  # Spark's REST interface is a part of it
 
 
@@ -36,7 +37,6 @@ _UI = {"spark.ui.enabled": "true", "spark.ui.port": "0"}  # Spark's REST interfa
 class Point:
     """So many files of so many events each, the branches that the globs name (() is all), on so many cores."""
 
-    curve: str
     files: int
     events_a_file: int
     cores: int = _CORES
@@ -48,17 +48,17 @@ class Point:
         return self.files * self.events_a_file
 
 
-def points(sizes: Sequence[int]) -> list[Point]:
-    """The points of all curves; chunks want two labels, so two files at least."""
+def curves(sizes: Sequence[int]) -> dict[str, list[Point]]:
+    """The points of each curve, which they may share; chunks want two labels, so two files at least."""
     standard = min(_STANDARD, max(sizes))
     files = max(2, standard // _FILE_EVENTS)
-    events = standard // files
-    return [
-        *(Point("events", max(2, size // _FILE_EVENTS), min(_FILE_EVENTS, size // 2)) for size in sizes),
-        *(Point("cores", files, events, cores) for cores in range(1, _CORES + 1)),
-        *(Point("branches", files, events, branches=globs) for globs in _BRANCHES),
-        *(Point("files", number, standard // number) for number in _FILES),
-    ]
+    middle = Point(files, standard // files)
+    return {
+        "events": [Point(max(2, size // _FILE_EVENTS), min(_FILE_EVENTS, size // 2)) for size in sizes],
+        "cores": [replace(middle, cores=cores) for cores in range(1, _CORES + 1)],
+        "branches": [*(replace(middle, branches=globs) for globs in _BRANCHES), middle],
+        "files": [middle, *(Point(number, standard // number) for number in _FILES)],
+    }
 
 
 def measure(point: Point, out: Path) -> list[dict[str, Any]]:
@@ -95,39 +95,44 @@ def measure(point: Point, out: Path) -> list[dict[str, Any]]:
 
 def main(out: Path, sizes: Sequence[int], told: Callable[[str], None]) -> None:
     """Measure all points, write growth.json, draw the picture."""
-    found = []
-    for point in points(sizes):
-        for row in measure(point, out):
-            found.append(row)
-            what = f"{row['curve']}: {row['files']} files, {row['events']:,} events, {row['columns']} branches, "
-            figures = f"{row['seconds']:.2f} s, {row['khz']:.1f} kHz, {row['memory_mb']:.0f} MB, "
-            driver = f"driver {row['driver_mb']:.0f} MB, {row['files_written']} files, "
-            told(
-                f"{what}{row['cores']} cores, {row['stage']}: {figures}{driver}{row['shuffle_bytes']:,} bytes shuffled"
-            )
-        (out / "growth.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    draw(found, _PICTURE)
+    planned = curves(sizes)
+    found: dict[Point, list[dict[str, Any]]] = {}
+    for point in itertools.chain(*planned.values()):
+        if point not in found:
+            found[point] = measure(point, out)
+            for row in found[point]:
+                told(_told(row))
+    rows = {name: [row for point in points for row in found[point]] for name, points in planned.items()}
+    (out / "growth.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    draw(rows, _PICTURE)
 
 
-def draw(rows: Sequence[dict[str, Any]], target: Path) -> None:
+def _told(row: dict[str, Any]) -> str:
+    what = f"{row['events']:,} events in {row['files']} files, {row['columns']} branches, {row['cores']} cores"
+    figures = (
+        f"{row['seconds']:.2f} s, {row['khz']:.1f} kHz, {row['memory_mb']:.0f} MB, driver {row['driver_mb']:.0f} MB"
+    )
+    return f"{what}: {row['stage']} {figures}, {row['files_written']} files, {row['shuffle_bytes']:,} bytes shuffled"
+
+
+def draw(rows: dict[str, list[dict[str, Any]]], target: Path) -> None:
     """Time, memory, files and shuffle bytes against events; time against cores, branches and files."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    growing = [row for row in rows if row["curve"] == "events"]
-    _curves(next(panels), growing, "events", "seconds", "time in s")
-    memory = next(panels)
+    time, memory, counts, *others = figure.subplots(2, 3).flat
+    growing = rows["events"]
+    _curves(time, growing, "events", "seconds", "time in s")
     _curves(memory, growing, "events", "memory_mb", "peak memory in MB: all, and of the driver (dotted)")
     _curves(memory, growing, "events", "driver_mb", memory.get_ylabel(), ":")
-    counts = next(panels)
     label = "files written, and bytes shuffled (dotted)"
     _curves(counts, [row for row in growing if row["stage"] != "specs"], "events", "files_written", label)
     _curves(counts, [row for row in growing if row["shuffle_bytes"]], "events", "shuffle_bytes", label, ":")
-    for axis, name in (("cores", "cores"), ("columns", "branches"), ("files", "files")):
-        panel, of_curve = next(panels), [row for row in rows if row["curve"] == name]
-        _curves(panel, of_curve, axis, "seconds", "time in s")
-        panel.set_xlabel(f"{name}, {of_curve[0]['events']:,} events")
+    for panel, (curve, axis) in zip(
+        others, (("cores", "cores"), ("branches", "columns"), ("files", "files")), strict=True
+    ):
+        _curves(panel, rows[curve], axis, "seconds", "time in s")
+        panel.set_xlabel(f"{curve}, {rows[curve][0]['events']:,} events")
     figure.savefig(target, dpi=80)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.growth import points
+from benchmarks.growth import curves
 from benchmarks.measure import PeakMemory
 from benchmarks.measures import FULL, QUICK, Bench
 from benchmarks.rows import ROWS, Row, chosen, together
@@ -91,12 +91,12 @@ def test_every_figure_of_a_row_is_measured_once(sizes: Sizes, tmp_path: Path, mo
     assert sorted(measured) == sorted(set().union(*(row.figures for row in ROWS)))
 
 
-def test_points_of_the_curves_have_the_events_asked_for_in_two_files_or_more() -> None:
-    of_events = [point for point in points([10_000, 400_000]) if point.curve == "events"]
-    assert [(point.files, point.events) for point in of_events] == [(2, 10_000), (16, 400_000)]
-    others = [point for point in points([10_000, 400_000]) if point.curve != "events"]
-    assert {point.events // 1_000 for point in others} == {99, 100}  # 128 files do not divide 100,000
-    assert all(point.files >= 2 for point in others)
+def test_curves_have_the_events_asked_for_in_two_files_or_more_and_share_what_they_can() -> None:
+    planned = curves([10_000, 100_000, 400_000])
+    assert [(point.files, point.events) for point in planned["events"]] == [(2, 10_000), (4, 100_000), (16, 400_000)]
+    others = {point for name in ("cores", "branches", "files") for point in planned[name]}
+    assert {round(point.events, -3) for point in others} == {100_000}
+    assert all(planned["events"][1] in planned[name] for name in ("cores", "branches", "files"))
 
 
 def test_peak_memory_counts_what_a_process_below_holds() -> None:
