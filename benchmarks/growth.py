@@ -123,9 +123,11 @@ def draw(rows: dict[str, list[dict[str, Any]]], target: Path) -> None:
     time, memory, counts, *others = figure.subplots(2, 3).flat
     growing = rows["events"]
     _curves(time, growing, "events", "seconds", "time in s")
-    _curves(memory, growing, "events", "memory_mb", "peak memory in MB: all, and of the driver (dotted)")
+    _curves(memory, growing, "events", "memory_mb", "peak memory in MB (dotted: driver)")
     _curves(memory, growing, "events", "driver_mb", memory.get_ylabel(), ":")
-    label = "files written, and bytes shuffled (dotted)"
+    memory.set_yscale("linear")
+    memory.set_ylim(0)
+    label = "files written (dotted: bytes shuffled)"
     _curves(counts, [row for row in growing if row["stage"] != "specs"], "events", "files_written", label)
     _curves(counts, [row for row in growing if row["shuffle_bytes"]], "events", "shuffle_bytes", label, ":")
     for panel, (curve, axis) in zip(
@@ -143,7 +145,9 @@ def _curves(panel: Any, rows: Sequence[dict[str, Any]], x: str, y: str, label: s
         if of_stage:
             line = {"color": f"C{number}", "linestyle": style, "marker": "o", "label": stage if style == "-" else None}
             panel.loglog([row[x] for row in of_stage], [row[y] for row in of_stage], **line)
+    panel.set_xticks(ticks := sorted({row[x] for row in rows}), [f"{tick:,}" for tick in ticks])
+    panel.set_xticks([], minor=True)
     panel.set_xlabel(x)
     panel.set_ylabel(label)
-    panel.grid(which="both", alpha=0.3)
+    panel.grid(alpha=0.3)
     panel.legend()
