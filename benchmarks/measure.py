@@ -14,7 +14,19 @@ _EVERY_S = 0.1
 _PROC = Path("/proc")
 _DAEMON = re.compile(r"\0-m\0[\w.]*spark[\w.]*\.daemon\0")  # Spark's own, or ours; the JVM's command names it too
 _VERSIONS = "import importlib.metadata as m; print('\\n'.join(f'{d.name}=={d.version}' for d in m.distributions()))"
-_SHOWN = {"awkward", "keras", "numba", "numpy", "petastorm", "pyarrow", "pyspark", "tensorflow-cpu", "uproot"}
+_SHOWN = {
+    "awkward",
+    "keras",
+    "numba",
+    "numpy",
+    "petastorm",
+    "polars",
+    "pyarrow",
+    "pyspark",
+    "pyspark-root-datasource",
+    "tensorflow-cpu",
+    "uproot",
+}
 
 
 class PeakMemory:
@@ -105,4 +117,4 @@ def machine(environments: dict[str, str]) -> dict[str, Any]:
 def _packages(python: str) -> dict[str, str]:
     listed = subprocess.run([python, "-c", _VERSIONS], check=True, capture_output=True, text=True).stdout  # noqa: S603
     versions = dict(line.split("==") for line in listed.splitlines())
-    return {name: versions[name] for name in sorted(versions) if name in _SHOWN | {"isal", "pyspark-root-datasource"}}
+    return {name: versions[name] for name in sorted(versions) if name in _SHOWN}
