@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench pack lock clean
+.PHONY: help demo test check format bench bench-quick bench-growth pack lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACK := build/pack
 PACKED := dist/mlaas_spark.tar.gz
+PEERS := benchmarks/.venv
 
 LOCKED := --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 PIP := python -m pip --quiet --disable-pip-version-check
@@ -20,7 +21,7 @@ export SPARK_HOME := $(CURDIR)/$(VENV)/lib/python3.11/site-packages/pyspark
 export SPARK_CONF_DIR := $(CURDIR)/conf/spark
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sample made here
 	@$(BIN)/mlaas-spark demo --out data/demo
@@ -39,17 +40,24 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED) java  ## Measure the stages beside their peers; writes benchmarks/out/results.json
+bench: $(INSTALLED) $(PEERS)/.installed java  ## Measure the stages beside their peers; writes benchmarks/out/results.json
 	@$(BIN)/python -m benchmarks
+
+bench-quick: $(INSTALLED) $(PEERS)/.installed java  ## The same rows on smaller samples, in a minute
+	@$(BIN)/python -m benchmarks --quick
+
+bench-growth: $(INSTALLED) java  ## Time, memory, files and shuffle against events, cores, ...; draws docs/scaling.png
+	@$(BIN)/python -m benchmarks growth
 
 pack: $(PACKED)  ## Pack what cluster nodes need, for spark-submit --archives: dist/mlaas_spark.tar.gz
 
-lock:  ## Make requirements.lock and requirements-run.lock anew from setup.cfg (needs uv)
+lock:  ## Make the lock files anew from setup.cfg and benchmarks/peers.in (needs uv)
 	@uv pip compile setup.cfg --extra dev --extra xrootd $(LOCKED) -o requirements.lock
 	@uv pip compile setup.cfg --extra xrootd --constraint requirements.lock $(LOCKED) -o requirements-run.lock
+	@uv pip compile benchmarks/peers.in $(LOCKED) -o benchmarks/peers.lock
 
 clean:  ## Remove what the targets made, the environment too
-	@rm -rf $(VENV) runs data build dist benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) runs data build dist $(PEERS) benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment is made again only when the lock file or the package's metadata change.
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
@@ -60,6 +68,13 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	@echo "installing the packages of requirements.lock into $(VENV) (once, some minutes)"
 	@$(BIN)/$(PIP) install --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The benchmark's peers, with the newest of their libraries.
+$(PEERS)/.installed: benchmarks/peers.lock
+	@echo "installing the packages of benchmarks/peers.lock into $(PEERS) (once, a minute)"
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/$(PIP) install --require-hashes --no-deps -r benchmarks/peers.lock
 	@touch $@
 
 # A second environment, without the tools of developers and with the package itself in place of a link to it. Packed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
@@ -12,23 +14,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TREE = "Events"
-FILES = 4
+COUNTERS = "n*"
 _FLAT = 32
 _COLLECTIONS, _FIELDS = 5, 8
 _LONGEST, _MEAN = 28, 9.0
 _CLUSTER = 12_500
 
 
-def generate(folder: Path, events: int) -> list[Path]:
-    """Write (once) :data:`FILES` files of ``events / FILES`` events each; equal arguments, equal events."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{index}.root" for index in range(FILES)]
-    for index, path in enumerate(paths):
-        if not path.exists():
-            unfinished = path.with_suffix(".tmp.root")
-            _write(unfinished, events // FILES, np.random.default_rng([7, index]))
-            unfinished.rename(path)
-    return paths
+def generate(folder: Path, files: int, events: int) -> list[str]:
+    """Write those that are not there of so many files of so many ``events`` each; equal arguments, equal events."""
+    home = folder / f"data-{events}"
+    home.mkdir(parents=True, exist_ok=True)
+    paths = [home / f"{index:03}.root" for index in range(files)]
+    missing = [(index, path) for index, path in enumerate(paths) if not path.exists()]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for written in [pool.submit(_generate, path, events, index) for index, path in missing]:
+            written.result()
+    return [str(path.absolute()) for path in paths]
+
+
+def _generate(path: Path, events: int, index: int) -> None:
+    unfinished = path.with_suffix(".tmp")
+    _write(unfinished, events, np.random.default_rng([7, index]))
+    unfinished.rename(path)
 
 
 def _write(path: Path, events: int, random: np.random.Generator) -> None:
