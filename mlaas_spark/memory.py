@@ -29,17 +29,14 @@ def keep_freed() -> bool:
 
     By default blocks from 32 MiB are got from the system and given back each time, and smaller ones when they are the
     last of the heap: the columns and matrices of each range then come as fresh pages, which the kernel clears, a fault
-    for each 4 KiB. That is a third of the time of reading ROOT. The process keeps what its largest range needed.
+    for each 4 KiB. That is a tenth of the time of reading ROOT. The process keeps what its largest range needed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl, macOS
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    kept = bool(mallopt(_M_MMAP_THRESHOLD, _KEPT) and mallopt(ALIGNMENT = 64
-"""Bytes at a multiple of which TensorFlow takes memory as it is."""
-
-_M_TRIM_THRESHOLD, _KEPT))
+    kept = bool(mallopt(_M_MMAP_THRESHOLD, _KEPT) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
     if kept:
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own, jemalloc, gives back too
     return kept
