@@ -288,6 +288,14 @@ def test_the_largest_sums_a_block_can_have_do_not_overflow(scale: float, halving
     assert tally(-values) == tally(-values.astype(np.float64))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("largest", [0, 7, 2**24, 2**24 + 1, 2**31 - 1])
+def test_integers_of_any_size_are_summed_as_float64(dtype: str, largest: int) -> None:
+    values = np.array([largest, 1, largest - 1 if largest else 0, largest], dtype)
+    for some in (values, -values.astype("int64"), values[:0]):
+        assert tally(some) == tally(some.astype(np.float64))
+
+
 def test_every_exponent_is_summed_where_it_belongs() -> None:
     values = np.array(ONES, np.float32)
     assert exact(tally(values).total, TOTAL_UNIT) == sum(Fraction(2) ** power for power in range(-149, 128))
