@@ -153,7 +153,7 @@ def _tables(
             rows, scores = [], []
             seen = np.zeros((len(branches), len(drift.Drift._fields)), np.int64)
             for batch in of_size(_looked_at(group, branches, ranges, seen), size):
-                features = transform.matrix(batch, memory)
+                features = transform.matrix(batch, into=memory)
                 scores.append(score(features.matrix, features.mask))
                 rows.append(batch.select([*written, ENTRY]))
                 seen[:, 2:] += np.column_stack([features.missing, features.cut])
