@@ -575,7 +575,7 @@ def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
             taken[key] = own if not own and key in given.model_fields_set else {**getattr(run, key), **own}
         if "identifiers" not in given.model_fields_set:
             taken["identifiers"] = run.identifiers
-        if given.preproc is None and fileset(given)[0].format in {Format.JSON, Format.CSV}:
+        if run.preproc and not given.preproc and fileset(given)[0].format in {Format.JSON, Format.CSV}:
             taken["preproc"] = run.preproc
         if run.selection and not given.selection:
             journal.say(f"the model was trained on events that pass {run.selection!r}; here all are scored")
