@@ -378,7 +378,8 @@ def _of_time(plan: Plan, probe: Probe, asked: Asked) -> Iterator[Figure]:
         f"{probe.stream.events / probe.stream.again / 1e3:,.0f} kHz on the driver, measured, x {streamed:,} training "
         "and validation events of an epoch; without the model's own time",
     )
-    told = f"{probe.start:.1f} s of the session + {probe.opened:.1f} s of opening files +"
+    # Python's own start and end, a second or two, are in no stage
+    told = f"stages: {probe.start:.1f} s of the session + {probe.opened:.1f} s of opening files +"
     yield Figure("job.convert.seconds", begun + seconds["convert"], "s", f"{told} convert")
     yield Figure("job.specs.seconds", begun + seconds["specs"], "s", f"{told} specs")
     both = begun + seconds["specs"] + seconds["chunks"]
