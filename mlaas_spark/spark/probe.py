@@ -30,6 +30,7 @@ from mlaas_spark.plan import EntryRange
 from mlaas_spark.spark import inspection
 from mlaas_spark.spark.chunks import part_events, trial
 from mlaas_spark.spark.convert import convert
+from mlaas_spark.spark.records import Records
 from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import compute
 from mlaas_spark.specs import to_rows
@@ -75,14 +76,15 @@ class Samples:
     def of(cls, events: Events) -> Samples:
         """The samples of a plan on the cores of the session."""
         plan, cores = events.plan, events.spark.sparkContext.defaultParallelism
-        if events.frame is None:
+        by_range = not isinstance(events.source, Records)
+        if by_range:
             units: tuple[Ranges, ...] = tuple((r,) for r in plan.ranges)
         else:
             units = tuple(
                 tuple(r for r in plan.ranges if r.file == file) for file in sorted({r.file for r in plan.ranges})
             )
         shortest = sorted(units, key=_entries)[:cores]
-        if events.frame is None:
+        if by_range:
             small = tuple(_first_cluster(plan, r) for (r,) in shortest)
         else:
             small = tuple(r for unit in shortest for r in unit)
@@ -233,11 +235,11 @@ def numeric(events: Events) -> Events:
 
 
 def only(events: Events, ranges: Ranges) -> Events:
-    """The events of some ranges; of Parquet, JSON and CSV no other file is read."""
+    """The events of some ranges; of JSON and CSV no other file is read."""
     some = events.with_ranges(ranges)
-    if events.frame is None:
-        return some
-    return dataclasses.replace(some, frame=events.frame.of({r.file for r in ranges}))
+    if isinstance(events.source, Records):
+        return dataclasses.replace(some, source=events.source.of({r.file for r in ranges}))
+    return some
 
 
 def _timed(verb: Callable[[Events], T], events: Events) -> tuple[float, T]:
