@@ -101,7 +101,8 @@ def machine(environments: dict[str, str]) -> dict[str, Any]:
     """Cores, processor, memory and load of this machine; versions of the packages of each environment's Python."""
     model = re.search(r"^model name\s*: (.*)$", _read(_PROC / "cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+) kB", _read(_PROC / "meminfo"), re.MULTILINE)
-    java = subprocess.run(["java", "-version"], check=True, capture_output=True, text=True)  # noqa: S607 - make checks
+    program = str(Path(os.environ["JAVA_HOME"], "bin", "java")) if os.environ.get("JAVA_HOME") else "java"
+    java = subprocess.run([program, "-version"], check=True, capture_output=True, text=True)  # noqa: S603 - our own
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": model.group(1) if model else platform.processor(),

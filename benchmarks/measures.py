@@ -169,6 +169,7 @@ class Bench:
             self._of_files("chunks", "ours", "chunks", self._files),
             self._of_files("convert_sample", "ours", "convert", self._sample),
             self._of_files("spark_source", "spark_source", "convert", self._sample),
+            Measure(("predict",), self._predicted, ("ours",)),
             self._of_files("whole_way", "ours", "whole_way", self._files),
             Measure(("mlaas4hep",), lambda: (MLAAS4HEP_KHZ,)),
             Measure(("specs",), lambda: (self._seconds("ours", "specs", files=self._files),), ("ours",)),
@@ -182,7 +183,7 @@ class Bench:
             *(Measure((name,), self._rate(name), ("ours",)) for name in ("kernel", "memcpy")),
             *(
                 Measure((name,), self._of_training(name), ("ours",))
-                for name in ("reader", "decode", "tensors", "fit_streamed", "fit_memory")
+                for name in ("reader", "decode", "tensors", "fit_streamed", "fit_memory", "predict_memory")
             ),
             *(Measure((name,), self._of_converted(name), ("ours",)) for name in ("features_udf", "copied")),
             Measure(("plan",), lambda: (self._seconds("ours", "plan"),), ("ours",)),
@@ -220,6 +221,10 @@ class Bench:
         """A rate, in kHz, of the sample, converted."""
         events = self._sizes.sample * self._sizes.events
         return lambda: (events / self._prepared[0].ask(do, files=self._converted_sample) / 1e3,)
+
+    def _predicted(self) -> tuple[float]:
+        """The rate, in kHz, of batch prediction."""
+        return (self._sizes.total / self._prepared[0].ask("predict", files=self._files) / 1e3,)
 
     def _train_overhead(self) -> tuple[float]:
         runs = self._work / "runs"

@@ -2,8 +2,8 @@
 
 Each function gives the seconds of the work itself; imports, the start of Spark and of processes, and a warm-up on the
 first thousand events come before. Steps of 12,500 entries, a cluster, were the fastest of 12,500, 25,000 and 50,000:
-62, 55 and 55 kHz of one core. uproot decompresses by Python's zlib, as it comes; isal, which it has behind a private
-switch, made the conversion 1.14 times as fast.
+62, 55 and 55 kHz of one core. uproot decompresses by Python's zlib, as it comes; with isal, behind a private switch of
+its, the conversion was 1.14 times as fast.
 """
 
 from __future__ import annotations

@@ -124,6 +124,11 @@ ROWS = (
         "untouched; Spark reads the same Parquet and writes nothing (noop) in both.",
     ),
     Row(
+        "predict", "predict", "predict_memory", "model.predict from memory", "kHz", 1.5,
+        "ROOT to scores in Parquet by the verb, on local[2], against model.predict in one process with both "
+        "cores on features that are in memory, in batches as large: the peer reads nothing and makes no features.",
+    ),
+    Row(
         "scaling", "convert", "convert_one_core", "our convert on one core", "kHz", 1.7,
         "local[2] against local[1] that has one core for its JVM too; both warm.",
     ),

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 
 from benchmarks import workload
 from benchmarks.serve import timed
-from mlaas_spark import root_io
+from mlaas_spark import pipeline, root_io
+from mlaas_spark.config import ExportConfig, PredictConfig
 from mlaas_spark.manifest import LABEL, WEIGHT, read
+from mlaas_spark.ml.bundle import write_bundle
 from mlaas_spark.ml.stream import Batch, ChunkStream
+from mlaas_spark.runs import Journal
 from mlaas_spark.spark.features import features
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class Training:
         """What can be asked for, after :meth:`prepare`."""
         names = (
             "prepare", "kernel", "memcpy", "reader", "decode", "tensors", "fit_streamed", "fit_memory", "features_udf",
-            "copied",
+            "copied", "predict", "predict_memory",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -149,6 +152,27 @@ class Training:
         frame = self._frame(files)
         frame = frame.mapInArrow(lambda batches: batches, frame.schema)
         return timed(frame.write.format("noop").mode("overwrite").save)
+
+    # --- prediction
+
+    @cached_property
+    def _bundle(self) -> str:
+        """A bundle of a network that has not learned, as its scores cost what another's do; workers have it loaded."""
+        folder = self._ours.work / "bundles"
+        made = write_bundle(_network(self._transform.width), self._stream, ExportConfig(), "", folder)
+        pipeline.predict(self._ours.config(self._files), str(made.archive), self._ours.fresh("scores"), Journal())
+        return str(made.archive)
+
+    def predict(self, files: Sequence[str]) -> float:
+        """ROOT to scores on executors, as the verb does it, from opening model and files to the manifest."""
+        config, bundle, folder = self._ours.config(files), self._bundle, self._ours.fresh("scores")
+        return timed(lambda: pipeline.predict(config, bundle, folder, Journal()))
+
+    def predict_memory(self) -> float:
+        """The scores of features in memory, in batches as large."""
+        model, matrix, size = _network(self._transform.width), self._whole.matrix, PredictConfig().batch_size
+        model.predict(matrix[:size], batch_size=size, verbose=0)
+        return timed(lambda: model.predict(matrix, batch_size=size, verbose=0))
 
 
 def _network(width: int) -> Any:

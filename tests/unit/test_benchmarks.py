@@ -43,6 +43,7 @@ def test_rows_and_goals_are_those_that_were_asked_for() -> None:
         "fit_streamed": 1.0,
         "chunks": 0.8,
         "features_udf": 0.5,
+        "predict": 1.5,
         "scaling": 1.7,
         "root_to_features": 25,
     }
