@@ -134,7 +134,7 @@ def fill(  # noqa: PLR0913 - a kernel has no place to keep arguments but its arg
         msg = f"matrix {matrix.shape} and mask {mask.shape} must be of one shape, row-major and writeable"
         raise ValueError(msg)
     rows = np.arange(n) if rows is None else np.ascontiguousarray(rows, np.int64)
-    if len(rows) != n or not np.array_equal(np.sort(rows), np.arange(n)):
+    if len(rows) != n or not _each_once(rows):
         msg = f"rows of {n} events must be 0 to {n - 1}, each once"
         raise ValueError(msg)
     arrays = [_readable(*branch, n) for branch in zip(values, offsets, strict=True)]  # alive until the kernel is done
@@ -281,6 +281,18 @@ def _normalise(
         values, types.int64, types.int64, types.float64, types.float64, matrix, mask, types.int64, types.int64
     )
     return signature, generate
+
+
+@_compiled
+def _each_once(rows: npt.NDArray[np.int64]) -> bool:
+    """Whether these are 0 to n - 1 in some order."""
+    n = len(rows)
+    seen = np.zeros(n, np.bool_)
+    for row in rows:
+        if not 0 <= row < n or seen[row]:
+            return False
+        seen[row] = True
+    return True
 
 
 @_compiled

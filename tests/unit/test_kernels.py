@@ -377,6 +377,20 @@ def test_lengths_are_counted_by_length() -> None:
     assert histogram_of_lengths(np.array([3], np.int64)).tolist() == []
 
 
+def test_events_in_other_rows_are_the_same_rows_in_another_order() -> None:
+    random = np.random.default_rng(6)
+    n, width = 3000, 61  # more than the kernel takes at once
+    offsets = np.concatenate([[0], np.cumsum(random.poisson(12, n))]).astype(np.int32)
+    columns = [random.normal(size=n).astype(np.float32), random.normal(size=offsets[-1]).astype(np.float32)]
+    branches = columns, [None, offsets], np.array([0, 1]), np.array([1, width - 1]), np.zeros(2), np.ones(2)
+    made = [(np.full((n, width), np.nan, np.float32), np.full((n, width), 77, np.uint8)) for _ in range(2)]
+    rows = random.permutation(n)
+    fill(*branches, *made[0])
+    fill(*branches, *made[1], rows=rows)
+    for in_order, elsewhere in zip(*made, strict=True):
+        np.testing.assert_array_equal(elsewhere[rows], in_order)
+
+
 @pytest.mark.parametrize("rows", [[0, 0], [1, 2], [-1, 0], [0]])
 def test_rows_that_are_not_each_row_once_are_refused(rows: list[int]) -> None:
     matrix, mask = np.zeros((2, 1), np.float32), np.zeros((2, 1), np.uint8)
