@@ -104,8 +104,7 @@ class Records:
     def of(self, files: Collection[int]) -> Records:
         """The rows of some files; Spark reads no other."""
         paths = [path for path, file in self.paths.items() if file in files]
-        parts = tuple(part._replace(frame=part.frame.where(F.col(PATH).isin(paths))) for part in self.parts)
-        return replace(self, parts=parts)
+        return replace(self, frame=self.frame.where(F.col(PATH).isin(paths)))
 
 
 def open_records(
