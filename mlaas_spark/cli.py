@@ -416,7 +416,7 @@ _ESTIMATED = {
     "compact.bytes": "compact chunks",
     "dense.bytes": "dense chunks",
     "spill.bytes": "put aside while chunks are made",
-    "shuffle.bytes": "shuffled by specs",
+    "partials.bytes": "gathered from tasks of specs",
     "range.bytes": "a range in memory",
     "convert.task.memory": "a task of convert or specs",
     "chunks.task.memory": "a task of chunks",

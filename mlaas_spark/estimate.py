@@ -116,7 +116,7 @@ class Room:
         memory_of: Where that is from.
         driver: Bytes of the machine of the driver.
         disk: Free bytes where the output goes; None is not known.
-        scratch: Free bytes in Spark's local folder, the least of all executors asked.
+        results: Bytes that a driver takes of the tasks of a job (spark.driver.maxResultSize); None is no limit.
     """
 
     executor_cores: int
@@ -124,7 +124,7 @@ class Room:
     memory_of: str
     driver: int
     disk: int | None
-    scratch: int
+    results: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Probe:
         compact: Bytes of an event in compact chunks.
         dense: Bytes of an event in dense chunks.
         width: W; more events may show longer lists.
-        shuffle: Bytes of the partial specs of one task.
+        partials: Bytes of the partial specs of one task, which the driver gathers.
         entries: Of the largest sample.
         memory: None where the system does not tell (no /proc).
         room: What there is.
@@ -164,7 +164,7 @@ class Probe:
     compact: float
     dense: float
     width: int
-    shuffle: int
+    partials: int
     entries: int
     memory: Memory | None
     room: Room
@@ -303,10 +303,10 @@ def _of_output(plan: Plan, probe: Probe, asked: Asked) -> Iterator[Figure]:
     yield figure("spill.bytes", probe.in_memory, "events put aside as Arrow while chunks are made")
     tasks = _tasks(plan, asked.cores)
     yield Figure(
-        "shuffle.bytes",
-        probe.shuffle * tasks,
+        "partials.bytes",
+        probe.partials * tasks,
         "B",
-        f"{probe.shuffle:,} B of partial specs of a task, measured, x {tasks} tasks",
+        f"{probe.partials:,} B of partial specs of a task, measured, x {tasks} tasks, gathered by the driver",
     )
 
 
@@ -436,11 +436,11 @@ def _of_room(probe: Probe, asked: Asked, values: dict[str, float]) -> Iterator[W
                 f"{verb} writes {_gb(needed)} ({what}), {_gb(room.disk)} are free where the output goes: choose "
                 "another place by --out, fewer branches or a selection",
             )
-    if values["shuffle.bytes"] > room.scratch:
+    if room.results is not None and values["partials.bytes"] > room.results:
         yield Warned(
-            "scratch",
-            f"specs put {_gb(values['shuffle.bytes'])} of partial sums into Spark's local folder, "
-            f"{_gb(room.scratch)} are free: set spark.local.dir",
+            "driver results",
+            f"the driver gathers {_gb(values['partials.bytes'])} of partial specs, and takes {_gb(room.results)}: set "
+            "spark.driver.maxResultSize higher",
         )
     if values["train.memory"] > room.driver:
         of = "a chunk" if asked.chunk else "all events, chunks.size being all,"

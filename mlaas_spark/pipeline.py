@@ -225,7 +225,7 @@ def _probed(config: Config, events: Events, folder: str, cores: int, journal: Jo
         compact=chunked.compact,
         dense=chunked.beside + dense_bytes(some.matrix, some.mask, config.train.batch_size) / len(some),
         width=request.transform.width,
-        shuffle=read.shuffle,
+        partials=read.partials,
         entries=max(read.convert.entries, read.specs.entries, chunked.verb.entries),
         memory=memory,
         room=probing.room(events.spark, place=folder, cores=cores),

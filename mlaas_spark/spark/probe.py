@@ -55,7 +55,7 @@ _GROWTH = 4
 _PLACE_BYTES = 12  # of each event, its file (int32) and entry (int64)
 _LOOKS = 4  # tasks for each core, so that each worker gets one
 _NO_LIMIT = 1 << 60
-_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Samples:
     """Ranges of a plan to measure with.
 
     Attributes:
-        small: A cluster for each core; of Parquet, JSON and CSV, which are read by the file, a file for each.
+        small: A cluster for each core; of JSON and CSV, which are read by the file, a file for each.
         units: What larger samples are made of: ranges, or the ranges of a file.
         cores: That share the work.
     """
@@ -76,15 +76,14 @@ class Samples:
     def of(cls, events: Events) -> Samples:
         """The samples of a plan on the cores of the session."""
         plan, cores = events.plan, events.spark.sparkContext.defaultParallelism
-        by_range = not isinstance(events.source, Records)
-        if by_range:
+        if not isinstance(events.source, Records):
             units: tuple[Ranges, ...] = tuple((r,) for r in plan.ranges)
         else:
             units = tuple(
                 tuple(r for r in plan.ranges if r.file == file) for file in sorted({r.file for r in plan.ranges})
             )
         shortest = sorted(units, key=_entries)[:cores]
-        if by_range:
+        if not isinstance(events.source, Records):
             small = tuple(_first_cluster(plan, r) for (r,) in shortest)
         else:
             small = tuple(r for unit in shortest for r in unit)
@@ -137,7 +136,7 @@ class Read:
         convert: The verb and the manifest that it wrote.
         specs: The verb and the specs of its sample.
         in_memory: Bytes of an entry as Arrow.
-        shuffle: Bytes of the partial specs of one task.
+        partials: Bytes of the partial specs of one task.
         base: Bytes of a Python worker without events.
         held: Of the workers that ran the two verbs.
     """
@@ -145,7 +144,7 @@ class Read:
     convert: Measured[Manifest]
     specs: Measured[SpecsFile]
     in_memory: float
-    shuffle: int
+    partials: int
     base: int
     held: Held
 
@@ -237,9 +236,9 @@ def numeric(events: Events) -> Events:
 def only(events: Events, ranges: Ranges) -> Events:
     """The events of some ranges; of JSON and CSV no other file is read."""
     some = events.with_ranges(ranges)
-    if isinstance(events.source, Records):
-        return dataclasses.replace(some, source=events.source.of({r.file for r in ranges}))
-    return some
+    if not isinstance(events.source, Records):
+        return some
+    return dataclasses.replace(some, source=events.source.of({r.file for r in ranges}))
 
 
 def _timed(verb: Callable[[Events], T], events: Events) -> tuple[float, T]:
@@ -284,18 +283,15 @@ class Worker(NamedTuple):
         resident: What it holds now.
         peak: The most it held since the last look.
         machine: Memory of its machine, or of its container.
-        scratch: Free in Spark's local folder.
     """
 
     resident: int
     peak: int
     machine: int
-    scratch: int
 
 
 def workers(spark: SparkSession) -> list[Worker]:
     """Each Python worker that is there, its libraries loaded; what it held at most is counted anew from here."""
-    folder = spark.conf.get("spark.local.dir", None) or "/tmp"  # noqa: S108 - Spark's own default
 
     def look(numbers: Iterable[int]) -> Iterator[tuple[str, Worker]]:
         importlib.import_module("mlaas_spark.root_io")
@@ -303,8 +299,7 @@ def workers(spark: SparkSession) -> list[Worker]:
             resident, peak = _resident("self")
             with suppress(OSError):  # the kernel may not offer it: then the peak is that of all that was before
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            scratch = shutil.disk_usage(os.environ.get("SPARK_LOCAL_DIRS", folder).split(",")[0]).free
-            yield f"{socket.gethostname()} {os.getpid()}", Worker(resident, peak, memory_of_machine(), scratch)
+            yield f"{socket.gethostname()} {os.getpid()}", Worker(resident, peak, memory_of_machine())
 
     by_worker: dict[str, Worker] = {}
     for name, seen in spread(spark, range(_LOOKS * spark.sparkContext.defaultParallelism), look):
@@ -330,25 +325,25 @@ def peak_of_jvm(spark: SparkSession) -> int:
 
 def room(spark: SparkSession, place: str, cores: int) -> Room:
     """What there is for the executors, on the driver and where the output goes, for a job of so many cores."""
-    of_workers = workers(spark)
-    machine, scratch = min(w.machine for w in of_workers), min(w.scratch for w in of_workers)
+    machine = min(worker.machine for worker in workers(spark))
     driver, disk = memory_of_machine(), free_disk(place)
-    if _is_local(spark):
-        return Room(cores, machine, "this machine", driver, disk, scratch)
     conf = spark.sparkContext.getConf()
+    results = memory_text(conf.get("spark.driver.maxResultSize", "") or "1g", "b") or None
+    if _is_local(spark):
+        return Room(cores, machine, "this machine", driver, disk, results)
     parallel = spark.sparkContext.defaultParallelism
     jsc: Any = spark.sparkContext._jsc  # noqa: SLF001 - as above
     executors = max(jsc.sc().getExecutorMemoryStatus().size() - 1, 1)  # the driver is one of them
     each = int(conf.get("spark.executor.cores", "") or -(-parallel // executors))
     if not (spark.sparkContext.master or "").startswith(("yarn", "k8s")):
-        return Room(each, machine, "the executor's machine", driver, disk, scratch)
+        return Room(each, machine, "the executor's machine", driver, disk, results)
     heap = _executor_heap(spark)
     factor = float(conf.get("spark.executor.memoryOverheadFactor", "") or 0.1)
     overhead = conf.get("spark.executor.memoryOverhead", "")
     beside = memory_text(overhead, "m") if overhead else max(round(factor * heap), 384 << 20)  # Spark's own rule
     python = conf.get("spark.executor.pyspark.memory", "")
     limit = heap + beside + (memory_text(python, "m") if python else 0)
-    return Room(each, limit, "spark.executor.memory with its overhead", driver, disk, scratch)
+    return Room(each, limit, "spark.executor.memory with its overhead", driver, disk, results)
 
 
 def free_disk(place: str) -> int | None:
@@ -371,7 +366,7 @@ def memory_of_machine() -> int:
 def memory_text(text: str, unit: str) -> int:
     """Bytes of a size as Spark writes it (512m, 4g, 4gb), a bare number being in ``unit``."""
     number = text.strip().lower().removesuffix("b")
-    return int(number[:-1]) * _UNITS[number[-1]] if number[-1] in _UNITS else int(number) * _UNITS[unit]
+    return int(number[:-1]) * _UNITS[number[-1]] if number[-1].isalpha() else int(number) * _UNITS[unit]
 
 
 def _executor_heap(spark: SparkSession) -> int:

@@ -91,13 +91,11 @@ def test_a_worker_tells_the_most_it_held_since_the_last_look(spark: SparkSession
             for start in range(0, size, 4096):
                 held[start] = 1
 
-    before = workers(spark)
     spark.range(0, 2, 1, 2).mapInArrow(hold, "id long").collect()
-    after, later = workers(spark), workers(spark)
-    held = max(worker.resident for worker in after)
-    assert max(worker.peak for worker in after) >= size + min(worker.resident for worker in before)
-    assert max(worker.peak for worker in later) < size + held
-    assert all(worker.machine > size and worker.scratch > 0 for worker in after)
+    after, later = (max(worker.peak for worker in workers(spark)) for _ in range(2))
+    assert after > size
+    assert later < after - size // 2
+    assert all(worker.machine > size for worker in workers(spark))
 
 
 @pytest.mark.parametrize("layout", ["compact", "dense"])

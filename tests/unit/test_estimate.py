@@ -57,7 +57,7 @@ PROBE = Probe(
     compact=11.0,
     dense=20.0,
     width=10,
-    shuffle=100,
+    partials=100,
     entries=1_000,
     memory=Memory(base=1_000_000, convert=Held(1_200_000, 20_000), chunks=Held(1_160_000, 20_000), jvm=7_000_000),
     room=Room(2, GB, "this machine", GB, GB, GB),
@@ -88,7 +88,7 @@ BY_HAND = {
     "compact.bytes": 22_000,
     "dense.bytes": 40_000,
     "spill.bytes": 80_000,
-    "shuffle.bytes": 400,
+    "partials.bytes": 400,
     "range.bytes": 40_000,
     "convert.task.memory": 1_400_000,  # 1 MB + 10 bytes for each of 40,000
     "chunks.task.memory": 1_320_000,  # a range is more than 500 events of a chunk: 1 MB + 8 for each of 40,000
@@ -229,9 +229,10 @@ def test_the_disk_is_warned_of_as_soon_as_it_is_too_small_for_a_verb() -> None:
     assert warned(probe=room(disk=None)) == {}
 
 
-def test_sparks_local_folder_is_warned_of() -> None:
-    assert warned(probe=room(scratch=400)) == {}
-    assert warned(probe=room(scratch=399)).keys() == {"scratch"}
+def test_partial_specs_beyond_what_the_driver_takes_are_warned_of() -> None:
+    assert warned(probe=room(results=400)) == {}
+    assert warned(probe=room(results=399)).keys() == {"driver results"}
+    assert warned(probe=room(results=None)) == {}
 
 
 def test_a_chunk_or_all_events_held_in_memory_are_warned_of() -> None:
