@@ -17,6 +17,7 @@ from mlaas_spark.drift import Drift
 from mlaas_spark.errors import ChunkError, ConfigError, FilesetError, SpecsError, SpecsMismatchError
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.spark import convert as converting
+from mlaas_spark.spark import session
 from mlaas_spark.spark.predict import PredictRequest, of_size, predict
 
 if TYPE_CHECKING:
@@ -115,9 +116,10 @@ def test_digest_does_not_depend_on_partitions(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mlaas_spark.spark.ingest.numbers", lambda spark, count: spark.range(0, count, 1, 2))
-    request = request_of(transform, keep=("Jet_pt", "MET_pt"))
-    again = predict(opened(sample.paths(), 200), request, str(tmp_path / "out"))
+    events = opened(sample.paths(), 200)
+    assert session.partitions(events.spark, len(events.plan.ranges)) > 2
+    monkeypatch.setattr(session, "_PARTITIONS_PER_CORE", 1)
+    again = predict(events, request_of(transform, keep=("Jet_pt", "MET_pt")), str(tmp_path / "out"))
     assert again.content_digest == predicted[1].content_digest
 
 
