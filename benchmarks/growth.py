@@ -139,7 +139,9 @@ def draw(rows: dict[str, list[dict[str, Any]]], target: Path) -> None:
 
 
 def _curves(panel: Any, rows: Sequence[dict[str, Any]], x: str, y: str, label: str, style: str = "-") -> None:
-    """A line for each stage, both axes logarithmic."""
+    """A line for each stage that has rows, both axes logarithmic."""
+    if not rows:
+        return
     for number, stage in enumerate(_STAGES):
         of_stage = [row for row in rows if row["stage"] == stage]
         if of_stage:

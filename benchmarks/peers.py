@@ -106,7 +106,8 @@ def _spark_source(work: Path, cores: int) -> Commands:
     from pyspark.sql import SparkSession
     from pyspark_root_datasource import register  # type: ignore[import-not-found] # in the peers' environment alone
 
-    quiet = {"spark.ui.enabled": "false", "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    quiet = {f"spark.{key}": "127.0.0.1" for key in ("driver.bindAddress", "driver.host")}
+    quiet |= {f"spark.ui.{key}": "false" for key in ("enabled", "showConsoleProgress")}
     settings = SparkConf().setAll([*quiet.items(), ("spark.hadoop.parquet.enable.dictionary", "false")])
     spark = SparkSession.builder.master(f"local[{cores}]").config(conf=settings).getOrCreate()
     register(spark)
