@@ -117,5 +117,5 @@ def machine(environments: dict[str, str]) -> dict[str, Any]:
 
 def _packages(python: str) -> dict[str, str]:
     listed = subprocess.run([python, "-c", _VERSIONS], check=True, capture_output=True, text=True).stdout  # noqa: S603
-    versions = dict(line.split("==") for line in listed.splitlines())
+    versions = dict(line.replace("_", "-").split("==") for line in listed.splitlines())
     return {name: versions[name] for name in sorted(versions) if name in _SHOWN}
