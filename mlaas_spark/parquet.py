@@ -1,7 +1,6 @@
 """Events written as Parquet: whole batches a row group, no dictionaries, so that they decode fast.
 
-polars' writer encodes the levels of lists 2.5 times as fast as pyarrow 14's (docs/performance.md). Its thread pool has
-one thread where a task has one core, see ``spark.daemon``.
+polars' writer encodes the levels of lists 2.5 times as fast as pyarrow 14's (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -11,6 +10,9 @@ import io
 import os
 import re
 from typing import TYPE_CHECKING, Any
+
+# polars reads it once, when it is imported: a task has one core
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import polars as pl
 import pyarrow as pa

@@ -6,7 +6,10 @@ Named by ``spark.python.daemon.module``; Spark runs it as ``python -m mlaas_spar
 from __future__ import annotations
 
 import gc
+import io
 import os
+import socket
+from typing import IO, TYPE_CHECKING
 
 import pandas as pd  # noqa: F401 - Spark's worker imports it for the first task of Arrow batches
 from pyspark import daemon
@@ -15,8 +18,47 @@ from pyspark.sql.pandas import serializers  # noqa: F401
 from mlaas_spark import kernels, parquet_io, root_io  # noqa: F401
 from mlaas_spark.spark import chunks, convert, specs  # noqa: F401
 
-os.environ.setdefault("POLARS_MAX_THREADS", "1")  # read when the first worker writes: a task has a core
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+_BUFFER = 65536  # bytes, as Spark's own
+_ACKNOWLEDGE = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+
+
+class _Acknowledging(io.RawIOBase):
+    """What comes from a socket, acknowledged before more is waited for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Buffer) -> int:
+        if _ACKNOWLEDGE is not None:
+            self._connection.setsockopt(socket.IPPROTO_TCP, _ACKNOWLEDGE, 1)
+        return self._connection.recv_into(target)
+
+
+def promptly(work: Callable[[IO[bytes], IO[bytes]], None]) -> Callable[[IO[bytes], IO[bytes]], None]:
+    """The worker's function, without the 40 ms that each task waits at either end of its connection.
+
+    The JVM sends a task in small pieces, and its kernel holds each back until the one before is acknowledged (Nagle's
+    algorithm, which Spark leaves on), which ours puts off for 40 ms in the hope of an answer to send it with.
+    """
+
+    def prompt(received: IO[bytes], sent: IO[bytes]) -> None:
+        with socket.socket(fileno=os.dup(received.fileno())) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # nothing is in the buffer of ``received``: the JVM sends a task when the answer to the last one has come
+            work(io.BufferedReader(_Acknowledging(connection), _BUFFER), sent)
+
+    return prompt
+
 
 if __name__ == "__main__":
+    daemon.worker_main = promptly(daemon.worker_main)
     gc.freeze()  # what is here is no garbage: no worker looks it through, nor copies its pages by doing so
     daemon.manager()  # type: ignore[no-untyped-call] # of pyspark
