@@ -224,7 +224,7 @@ class Bench:
 
     def _predicted(self) -> tuple[float]:
         """The rate, in kHz, of batch prediction."""
-        return (self._sizes.total / self._prepared[0].ask("predict", files=self._files) / 1e3,)
+        return (self._sizes.total / self._prepared[0].ask("predict", files=self._converted) / 1e3,)
 
     def _train_overhead(self) -> tuple[float]:
         runs = self._work / "runs"

@@ -97,8 +97,8 @@ ROWS = (
     ),
     Row(
         "kernel", "kernel", "memcpy", "memcpy of what is written", "GB/s", 0.4,
-        "Pad, normalise and mask a row group in memory into a matrix and mask that are allocated anew, against a copy "
-        "to memory that is there; one thread each.",
+        "Pad, normalise and mask a row group in memory into a matrix and mask whose memory is used again, as the stream "
+        "does it, against a copy to memory that is there; one thread each.",
     ),
     Row(
         "stream_reader", "reader", "decode", "pyarrow decoding, same threads", "kHz", 0.7,
@@ -125,7 +125,7 @@ ROWS = (
     ),
     Row(
         "predict", "predict", "predict_memory", "model.predict from memory", "kHz", 1.5,
-        "ROOT to scores in Parquet by the verb, on local[2], against model.predict in one process with both "
+        "A converted set to scores in Parquet by the verb, on local[2], against model.predict in one process with both "
         "cores on features that are in memory, in batches as large: the peer reads nothing and makes no features.",
     ),
     Row(

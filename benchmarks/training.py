@@ -15,6 +15,7 @@ from benchmarks.serve import timed
 from mlaas_spark import pipeline, root_io
 from mlaas_spark.config import ExportConfig, PredictConfig
 from mlaas_spark.manifest import LABEL, WEIGHT, read
+from mlaas_spark.memory import Buffers
 from mlaas_spark.ml.bundle import write_bundle
 from mlaas_spark.ml.stream import Batch, ChunkStream
 from mlaas_spark.runs import Journal
@@ -38,6 +39,7 @@ class Training:
     def __init__(self, ours: Ours) -> None:
         self._ours = ours
         self._files: Sequence[str] = ()
+        self._buffers = Buffers()
 
     def prepare(self, files: Sequence[str]) -> dict[str, int]:
         """Specs and chunks of the files, and how many events train."""
@@ -70,11 +72,11 @@ class Training:
 
     @cached_property
     def _made(self) -> Features:
-        return self._transform.matrix(self._events)
+        return self._transform.matrix(self._events, empty=self._buffers.empty)
 
     def kernel(self) -> float:
-        """GB/s of matrix and mask that the transform of a row group in memory makes, on one thread."""
-        return self._rate(lambda: self._transform.matrix(self._events))
+        """GB/s of matrix and mask that the transform of a row group in memory makes, on one thread, in memory as the stream has it."""
+        return self._rate(lambda: self._transform.matrix(self._events, empty=self._buffers.empty))
 
     def memcpy(self) -> float:
         """GB/s of a copy of that matrix and mask to memory that is there, on one thread."""
@@ -164,7 +166,7 @@ class Training:
         return str(made.archive)
 
     def predict(self, files: Sequence[str]) -> float:
-        """ROOT to scores on executors, as the verb does it, from opening model and files to the manifest."""
+        """Any files to scores on executors, as the verb does it, from opening model and files to the manifest."""
         config, bundle, folder = self._ours.config(files), self._bundle, self._ours.fresh("scores")
         return timed(lambda: pipeline.predict(config, bundle, folder, Journal()))
 

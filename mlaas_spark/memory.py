@@ -14,7 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     import numpy.typing as npt
+
+    Empty: TypeAlias = Callable[[tuple[int, ...], type[Any]], npt.NDArray[Any]]
 
 ALIGNMENT = 64
 """Bytes at a multiple of which TensorFlow takes memory as it is."""

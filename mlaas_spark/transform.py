@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,15 +19,14 @@ from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.schema import buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import numpy.typing as npt
     import pyarrow as pa
 
     from mlaas_spark.config import FeatureConfig
+    from mlaas_spark.memory import Empty
     from mlaas_spark.specs import BranchStats, Specs
-
-    Empty: TypeAlias = Callable[[tuple[int, ...], type[Any]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     import numpy.typing as npt
+
+    from mlaas_spark.memory import Empty
 
 _PREFETCH = 2  # batches that tf.data has ready
 _LONG_ENOUGH_S, _SOME = 0.5, 8_192
@@ -53,12 +55,13 @@ class Batch:
         return Batch(self.matrix[rows], self.mask[rows], self.label[rows], self.weight[rows])
 
     @classmethod
-    def join(cls, parts: Iterable[Batch]) -> Self:
-        """The events of all parts; at least one part."""
+    def join(cls, parts: Iterable[Batch], empty: Empty = np.empty) -> Self:
+        """The events of all parts, at least one, in arrays that ``empty`` makes."""
         batches = list(parts)
+        n, width = sum(len(batch) for batch in batches), batches[0].matrix.shape[1]
         return cls(
-            np.concatenate([batch.matrix for batch in batches]),
-            np.concatenate([batch.mask for batch in batches]),
+            np.concatenate([batch.matrix for batch in batches], out=empty((n, width), np.float32)),
+            np.concatenate([batch.mask for batch in batches], out=empty((n, width), np.uint8)),
             np.concatenate([batch.label for batch in batches]),
             np.concatenate([batch.weight for batch in batches]),
         )
@@ -74,6 +77,7 @@ class ChunkStream:
         transform: From events to the feature matrix.
         batch_size: Events in a batch; only the last batch of a pass may have fewer.
         threads: Threads that read and transform. The order of events does not depend on them.
+        buffers: Where matrices come from; what one epoch let go of, the next uses.
     """
 
     folder: str
@@ -81,6 +85,7 @@ class ChunkStream:
     transform: FeatureTransform
     batch_size: int
     threads: int = 2
+    buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2) -> Self:
@@ -131,7 +136,7 @@ class ChunkStream:
         shuffle = None if seed is None else (seed, epoch)
         with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as row_groups:
             seen = 0
-            for batch in _cut(row_groups, self.batch_size):
+            for batch in _cut(row_groups, self.batch_size, self.buffers.empty):
                 seen += len(batch)
                 if not self.weighted and not (batch.weight == 1.0).all():
                     msg = f"{self.folder} has events with a weight other than 1, its manifest says that all are 1"
@@ -215,13 +220,12 @@ class ChunkStream:
         filesystem, _ = storage.filesystem(self.folder)
         columns = [FEATURES, MASK] if self.manifest.layout == "dense" else list(self.transform.layout.branches)
         decode = _dense if self.manifest.layout == "dense" else _compact
-        buffers = Buffers()
 
         def one_row_group(events: pa.RecordBatch, file: int, row_group: int) -> Batch:
             order = np.arange(events.num_rows)
             if shuffle is not None:
                 order = np.random.default_rng([*shuffle, numbers[file], row_group]).permutation(events.num_rows)
-            return decode(events, self.transform, order, buffers)
+            return decode(events, self.transform, order, self.buffers)
 
         return read_row_groups(
             filesystem,
@@ -333,7 +337,7 @@ def _column(events: pa.RecordBatch, name: str) -> pa.Array:
     return events.column(name)
 
 
-def _cut(row_groups: Iterable[Batch], size: int) -> Iterator[Batch]:
+def _cut(row_groups: Iterable[Batch], size: int, empty: Empty) -> Iterator[Batch]:
     """Batches of ``size`` events from row groups; only where a batch spans two of them is it copied."""
     waiting: list[Batch] = []
     missing = size
@@ -341,10 +345,10 @@ def _cut(row_groups: Iterable[Batch], size: int) -> Iterator[Batch]:
         start = 0
         while len(row_group) - start >= missing:
             part = row_group.take(slice(start, start + missing))
-            yield Batch.join([*waiting, part]) if waiting else part
+            yield Batch.join([*waiting, part], empty) if waiting else part
             waiting, start, missing = [], start + missing, size
         if start < len(row_group):
             waiting.append(row_group.take(slice(start, len(row_group))))
             missing -= len(row_group) - start
     if waiting:
-        yield Batch.join(waiting)
+        yield Batch.join(waiting, empty)
