@@ -97,8 +97,8 @@ ROWS = (
     ),
     Row(
         "kernel", "kernel", "memcpy", "memcpy of what is written", "GB/s", 0.4,
-        "Pad, normalise and mask a row group in memory into a matrix and mask whose memory is used again, as the stream "
-        "does it, against a copy to memory that is there; one thread each.",
+        "Pad, normalise and mask a row group in memory into a matrix and mask whose memory is used again, as the "
+        "stream does it, against a copy to memory that is there; one thread each.",
     ),
     Row(
         "stream_reader", "reader", "decode", "pyarrow decoding, same threads", "kHz", 0.7,
