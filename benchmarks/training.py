@@ -75,7 +75,7 @@ class Training:
         return self._transform.matrix(self._events, empty=self._buffers.empty)
 
     def kernel(self) -> float:
-        """GB/s of matrix and mask that the transform of a row group makes on one thread, in memory as the stream has it."""
+        """GB/s of matrix and mask of a row group that the transform makes on one thread, in memory used again."""
         return self._rate(lambda: self._transform.matrix(self._events, empty=self._buffers.empty))
 
     def memcpy(self) -> float:

@@ -205,10 +205,13 @@ class ChunkStream:
             tf.TensorSpec((None,), tf.float32),
         ]
         length = math.ceil(self.events(split) / self.batch_size)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # there is nothing to tune, and its thread ends 0.3 s after every other epoch
         return (
             tf.data.Dataset.from_generator(one_epoch, output_signature=tuple(signature[: 3 if self.weighted else 2]))
             .apply(tf.data.experimental.assert_cardinality(length))
             .prefetch(_PREFETCH)
+            .with_options(options)
         )
 
     def _row_groups(
