@@ -64,8 +64,10 @@ _DEFAULTS = {
 _MADE = pa.schema([("made", pa.binary())])
 _QUIET = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
 _PROXY = "mlaas_spark.x509_proxy"  # property of our jobs: name of the grid proxy among the files that Spark ships
+_DAEMON = {"spark.python.daemon.module": "mlaas_spark.spark.daemon"}
+"""For masters on this machine: elsewhere the package may come to the executors later than the daemon."""
+
 _LOCAL_DEFAULTS = {
-    "spark.python.daemon.module": "mlaas_spark.spark.daemon",  # elsewhere the package may come after the daemon
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -90,8 +92,8 @@ def _started(config: SparkConfig, name: str) -> SparkSession:
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
     builder = SparkSession.builder.appName(name)
     settings = {**_DEFAULTS, **config.conf}
+    master = config.master or "local[*]"
     if not submitted:
-        master = config.master or "local[*]"
         builder = builder.master(_with_retry(master))
         if master.startswith("local"):
             settings = {**_LOCAL_DEFAULTS, **settings}
@@ -99,6 +101,8 @@ def _started(config: SparkConfig, name: str) -> SparkSession:
             settings.setdefault("spark.driver.extraJavaOptions", _QUIET)
     try:
         given = SparkConf() if submitted else None  # to make one starts a JVM, which would not know our settings
+        if (master if given is None else given.get("spark.master", "")).startswith("local"):
+            settings = {**_DAEMON, **settings}
         for key, value in settings.items():
             if given is None or not given.contains(key):
                 builder = builder.config(key, value)
