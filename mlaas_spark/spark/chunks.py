@@ -41,7 +41,7 @@ from mlaas_spark.manifest import (
 )
 from mlaas_spark.schema import ENTRY, FILE
 from mlaas_spark.spark.features import features
-from mlaas_spark.spark.session import numbers, on_executor, received
+from mlaas_spark.spark.session import on_executor, received, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from mlaas_spark.config import ChunkConfig
-    from mlaas_spark.plan import Plan
+    from mlaas_spark.plan import EntryRange, Plan
     from mlaas_spark.selection import Expression
     from mlaas_spark.spark.ingest import Events, RangeBatch
     from mlaas_spark.transform import FeatureTransform
@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 _PART_EVENTS = 50_000  # events of a file of a chunk of 'all': what one task holds in memory
 _ROW_GROUP_EVENTS = 8_192
-_DONE = pa.schema([("part", pa.int32())])
+_DONE = pa.schema([("events", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +209,9 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
             for r in events.plan.ranges
             if (r.file, r.start) in wanted and not storage.exists(_spill(staging, r.file, r.start, r.stop))
         )
-        with received():
-            if ranges:
-                spilling = _spiller(events.plan, mix, request, kept, staging)
-                events.reading(needed).with_ranges(ranges).map_ranges(spilling, from_arrow_schema(_DONE)).collect()
-            gathering = _gatherer(events.plan, mix, missing, request, staging)
-            numbers(events.spark, len(missing)).mapInArrow(gathering, from_arrow_schema(_DONE)).collect()
+        if ranges:
+            events.reading(needed).with_ranges(ranges).run(_spiller(events.plan, mix, request, kept, staging))
+        spread(events.spark, missing, _gatherer(events.plan, mix, request, staging))
         done.update({part: staging.finished(_task(part)) or [] for part in missing})
     staged = [(part, file) for part in sorted(done) for file in done[part]]
     if request.config.layout == "compact":
@@ -334,7 +331,7 @@ def _dense_writer(
                 digest = value_digest(table.combine_chunks())
                 made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest)
                 staging.finish(tasks[name], [made])
-                yield _done(0)
+                yield pa.RecordBatch.from_arrays([pa.array([made.rows])], schema=_DONE)
 
     return run
 
@@ -370,19 +367,19 @@ def _spill(staging: Staging, file: int, start: int, stop: int) -> str:
 
 def _spiller(
     plan: Plan, mix: _Mix, request: ChunkRequest, kept: Sequence[str], staging: Staging
-) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+) -> Callable[[Iterator[RangeBatch]], Iterator[EntryRange]]:
     """First stage: the events of a range with label and weight, as one Arrow file."""
     first_ranks = plan.first_ranks()
     labels = [file.label for file in plan.files]
     weights = [file.weight for file in plan.files]
 
-    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterator[RangeBatch]) -> Iterator[EntryRange]:
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             url = _spill(staging, entries.file, entries.start, entries.stop)
             rank = first_ranks[entries.file, entries.start]
             cut = (piece for item in group for piece in pieces(item, rank))
             storage.write_stream(url, partial(_write_arrow, cut))
-            yield _done(0)
+            yield entries
 
     def pieces(item: RangeBatch, rank: int) -> Iterator[pa.RecordBatch]:
         batch, file = item.batch, item.entries.file
@@ -415,19 +412,18 @@ def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float |
 
 
 def _gatherer(
-    plan: Plan, mix: _Mix, parts: Sequence[int], request: ChunkRequest, staging: Staging
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    plan: Plan, mix: _Mix, request: ChunkRequest, staging: Staging
+) -> Callable[[Iterator[int]], Iterator[int]]:
     """Second stage: put the events of a part in order and write one file a split."""
     uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
     # equal entries of files that share a uuid, trees or copies, are in one split and yet no neighbours
     places = uuids + np.array(plan.twins, np.int64)
 
-    def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with on_executor():
-            for part in (parts[number] for batch in rows for number in batch.column("id").to_pylist()):
-                table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
-                staging.finish(_task(part), list(_part_files(table, request, staging, uuids, places)))
-                yield _done(part)
+    def run(parts: Iterator[int]) -> Iterator[int]:
+        for part in parts:
+            table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
+            staging.finish(_task(part), list(_part_files(table, request, staging, uuids, places)))
+            yield part
 
     return run
 
@@ -449,10 +445,6 @@ def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
         msg = f"{table.num_rows} events were put aside where there should be {item.last - item.first}: run it again"
         raise ChunkError(msg)
     return table
-
-
-def _done(part: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([part], pa.int32())], schema=_DONE)
 
 
 def _part_files(

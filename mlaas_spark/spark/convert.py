@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import parquet
 from mlaas_spark.config import ConvertConfig, Format
@@ -34,7 +33,6 @@ from mlaas_spark.manifest import (
 )
 from mlaas_spark.plan import EntryRange, recut
 from mlaas_spark.schema import FILE
-from mlaas_spark.spark.session import received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -51,8 +49,6 @@ PLACE = "events"
 _ROW_GROUP_EVENTS = 25_000
 _NAMED = 5  # paths in a message
 _SAMPLE = 1_000  # events that tell how many bytes one has
-_SIZES = pa.schema([("file", pa.int32()), ("entries", pa.int64())])
-_DONE = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +204,7 @@ def bring_up_to_date(
     missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
     with discarded_if_empty(staging):
         if missing:
-            with received():
-                events.with_ranges(missing).map_ranges(_writer(staging, made), from_arrow_schema(_DONE)).collect()
+            events.with_ranges(missing).run(_writer(staging, made))
         done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
@@ -255,16 +250,14 @@ def _sized(events: Events, files: Collection[int], config: ConvertConfig) -> Eve
     if not (target := config.target_size) or not samples:
         return events
 
-    def measure(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+    def measure(batches: Iterator[RangeBatch]) -> Iterator[tuple[int, int]]:
         for entries, batch, _ in batches:
             size = parquet.size(pa.Table.from_batches([batch]).drop_columns([FILE]), _SAMPLE, config.compression)
-            yield _row(_SIZES, entries.file, max(1, target * entries.entries // size))
+            yield entries.file, max(1, target * entries.entries // size)
 
     # before the selection: what a task holds in memory is what it has read
     unselected = replace(events, selection=None).with_ranges(samples)
-    with received():
-        rows = unselected.map_ranges(measure, from_arrow_schema(_SIZES)).collect()
-    return events.with_ranges(recut(events.plan, {row.file: row.entries for row in rows}))
+    return events.with_ranges(recut(events.plan, dict(unselected.run(measure))))
 
 
 def _moved(file: DataFile, places: dict[int, int]) -> DataFile:
@@ -296,10 +289,11 @@ def _tables(sort_keys: Sequence[str]) -> Callable[[Iterator[RangeBatch]], Iterat
     return run
 
 
-def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]], Iterator[pa.RecordBatch]]:
+def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]], Iterator[int]]:
+    """The function that writes ranges and gives the events of each."""
     tables, compression = made.tables, made.compression
 
-    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterator[RangeBatch]) -> Iterator[int]:
         for entries, table, drift in tables(batches):
             files = []
             if table.num_rows:
@@ -309,11 +303,6 @@ def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]]
                 digest = value_digest(table.combine_chunks())
                 files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest, drift=drift))
             staging.finish(_task(entries), files)
-            yield _row(_DONE, entries.file, entries.start, table.num_rows)
+            yield table.num_rows
 
     return run
-
-
-def _row(schema: pa.Schema, *values: int) -> pa.RecordBatch:
-    columns = [pa.array([value], field.type) for value, field in zip(values, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

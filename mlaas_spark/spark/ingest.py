@@ -31,7 +31,7 @@ from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, c
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import records
 from mlaas_spark.spark.ranges import Ranges, open_parquet, open_root
-from mlaas_spark.spark.session import on_executor, received
+from mlaas_spark.spark.session import on_executor
 from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from mlaas_spark.config import InputConfig
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.plan import PlannedFile
+    from mlaas_spark.spark.ranges import Batches
+    from mlaas_spark.spark.session import R
     from mlaas_spark.usercode import UserFile
     from mlaas_spark.xrootd import Patience
-
-_COUNTS = pa.schema([("file", pa.int32()), ("start", pa.int64()), ("events", pa.int64())])
 
 
 class RangeBatch(NamedTuple):
@@ -69,8 +69,11 @@ class Source(Protocol):
     def rows(self, spark: SparkSession, plan: Plan) -> DataFrame:
         """What Spark hands to executors for the plan's ranges."""
 
-    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Batches]:
         """The function that makes batches of events of it, those of a range in order; picklable."""
+
+    def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
+        """What ``work``, which is picklable, makes of these batches on executors, in order."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,26 @@ class Events:
 
         All batches of a range come to one call, in order.
         """
-        selection, wanted, files = self.selection, self.plan.schema, self.plan.files
-        stored = dataclasses.replace(self.plan, schema=wanted.stored())
-        read = self.source.reader(stored)
+        read, work = self.source.reader(self._stored), self._of_selected(function)
 
         def run(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with on_executor():
-                made = _with_derived(_with_codes(read(iter(rows)), wanted, files), wanted)
-                yield from function(_selected(made, selection))
+                yield from work(read(iter(rows)))
 
-        return self.source.rows(self.spark, stored).mapInArrow(run, schema)
+        return self.source.rows(self.spark, self._stored).mapInArrow(run, schema)
+
+    def run(self, function: Callable[[Iterator[RangeBatch]], Iterable[R]]) -> list[R]:
+        """What ``function`` makes of the events, as :meth:`map_ranges`, at the driver; the results are picklable."""
+        return self.source.run(self.spark, self._stored, self._of_selected(function))
+
+    @property
+    def _stored(self) -> Plan:
+        return dataclasses.replace(self.plan, schema=self.plan.schema.stored())
+
+    def _of_selected(self, function: Callable[[Iterator[RangeBatch]], Iterable[R]]) -> Callable[[Batches], Iterable[R]]:
+        """The function of the batches that the source reads; without a reference to the session."""
+        selection, wanted, files = self.selection, self.plan.schema, self.plan.files
+        return lambda read: function(_selected(_with_derived(_with_codes(read, wanted, files), wanted), selection))
 
     def dataframe(self) -> DataFrame:
         """The events as a DataFrame: a column for each branch, ``__file`` and ``__entry``."""
@@ -135,23 +148,13 @@ class Events:
             ranges = tuple(dataclasses.replace(r, events=r.entries) for r in self.plan.ranges)
             return self.with_ranges(ranges)
 
-        def count(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+        def count(batches: Iterator[RangeBatch]) -> Iterator[tuple[tuple[int, int], int]]:
             totals: Counter[tuple[int, int]] = Counter()
             for entries, batch, _ in batches:
                 totals[entries.file, entries.start] += batch.num_rows
-            files, starts = zip(*totals, strict=True) if totals else ((), ())
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(files, pa.int32()),
-                    pa.array(starts, pa.int64()),
-                    pa.array(list(totals.values()), pa.int64()),
-                ],
-                names=["file", "start", "events"],
-            )
+            yield from totals.items()
 
-        with received():
-            rows = self.reading([]).map_ranges(count, from_arrow_schema(_COUNTS)).collect()
-        return self.with_counts({(row.file, row.start): row.events for row in rows})
+        return self.with_counts(dict(self.reading([]).run(count)))
 
     def with_counts(self, events: dict[tuple[int, int], int]) -> Events:
         """The same events with the number of selected ones of each range (file, start) filled in.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.fileset import InputFile
     from mlaas_spark.plan import EntryRange, Header, Plan
+    from mlaas_spark.spark.session import R
     from mlaas_spark.xrootd import Patience
 
     Batches: TypeAlias = Iterator[tuple[EntryRange, pa.RecordBatch]]
@@ -49,11 +50,21 @@ class Ranges:
         return numbers(spark, len(plan.ranges))
 
     def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Batches]:
-        """Reader of numbers of ranges; a file whose ranges follow each other is opened once."""
+        """Reader of numbers of ranges."""
+        read = self._reader(plan)
+        return lambda batches: read(number for batch in batches for number in batch.column("id").to_pylist())
+
+    def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
+        """What ``work`` makes of the events."""
+        read = self._reader(plan)
+        return spread(spark, range(len(plan.ranges)), lambda numbers: work(read(numbers)))
+
+    def _reader(self, plan: Plan) -> Callable[[Iterator[int]], Batches]:
+        """Reader of ranges by their numbers; a file whose ranges follow each other is opened once."""
         read_file = self.read_file
 
-        def read(batches: Iterator[pa.RecordBatch]) -> Batches:
-            ranges = (plan.ranges[number] for batch in batches for number in batch.column("id").to_pylist())
+        def read(numbers: Iterator[int]) -> Batches:
+            ranges = (plan.ranges[number] for number in numbers)
             for index, of_file in itertools.groupby(ranges, key=lambda entries: entries.file):
                 file = plan.files[index]
                 has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))

@@ -29,14 +29,16 @@ from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, Ev
 from mlaas_spark.spark.damage import located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
-from mlaas_spark.spark.session import literal, local, quoted, received, unschemed
+from mlaas_spark.spark.session import gathered, literal, local, quoted, received, unschemed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
     from mlaas_spark.fileset import InputFile
+    from mlaas_spark.spark.ranges import Batches
+    from mlaas_spark.spark.session import R
     from mlaas_spark.usercode import UserFile
 
 _WIDER = (T.IntegerType, T.LongType, T.DoubleType)
@@ -97,9 +99,14 @@ class Records:
         del spark
         return _rows(self.frame, plan.schema.names)
 
-    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Iterator[tuple[EntryRange, pa.RecordBatch]]]:
+    def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Batches]:
         """Reader of the DataFrame's batches: cut where the range changes, with file index and entry number."""
         return _ranges_of(self.paths, self.blocks, plan)
+
+    def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
+        """What ``work`` makes of the events."""
+        read = self.reader(plan)
+        return gathered(self.rows(spark, plan), lambda batches: work(read(batches)))
 
     def of(self, files: Collection[int]) -> Records:
         """The rows of some files; Spark reads no other."""

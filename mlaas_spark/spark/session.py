@@ -154,18 +154,31 @@ def numbers(spark: SparkSession, count: int) -> DataFrame:
 def spread(spark: SparkSession, items: Sequence[T], work: Callable[[Iterator[T]], Iterable[R]]) -> list[R]:
     """All that ``work`` makes of the items on executors, in order; neighbours come to one call.
 
-    By mapInArrow, as the events go: RDDs have another environment, for which Spark starts Python workers of its own.
+    By an RDD: no rows go through Spark, and its SQL engine would cost 3 s of CPU at the first job, 0.1 s at each other.
     """
-    given = tuple(items)
+
+    def run(some: Iterable[T]) -> Iterator[R]:
+        with on_executor():
+            yield from work(iter(some))
+
+    with received():
+        made: list[R] = (
+            spark.sparkContext.parallelize(items, partitions(spark, len(items))).mapPartitions(run).collect()
+        )
+    return made
+
+
+def gathered(rows: DataFrame, work: Callable[[Iterator[pa.RecordBatch]], Iterable[R]]) -> list[R]:
+    """As :func:`spread`, of the rows of a DataFrame."""
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with on_executor():
-            for made in work(given[number] for batch in batches for number in batch.column("id").to_pylist()):
+            for made in work(iter(batches)):
                 yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(made)], pa.binary())], schema=_MADE)
 
-    rows = numbers(spark, len(given)).mapInArrow(run, from_arrow_schema(_MADE))
     with received():
-        return [pickle.loads(row.made) for row in rows.collect()]  # noqa: S301 - our own executors made it
+        found = rows.mapInArrow(run, from_arrow_schema(_MADE)).collect()
+    return [pickle.loads(row.made) for row in found]  # noqa: S301 - our own executors made it
 
 
 def partitions(spark: SparkSession, count: int) -> int:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 
 from mlaas_spark.errors import BranchNotFoundError, SpecsMismatchError
-from mlaas_spark.spark.session import received
 from mlaas_spark.specs import Specs, SpecsFile, from_rows, merged, to_rows
 
 if TYPE_CHECKING:
@@ -93,14 +92,12 @@ def _run(
 def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Partial]:
     """The rows that ``partial`` makes of the events on executors; those of equal (file, branch, stat, index) as one."""
 
-    def run(batches: Iterator[RangeBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterator[RangeBatch]) -> Iterator[bytes]:
         columns = list(zip(*partial(batches), strict=True)) or [()] * len(_PARTIAL)
         table = pa.table([pa.array(c, field.type) for c, field in zip(columns, _PARTIAL, strict=True)], _PARTIAL)
-        yield pa.RecordBatch.from_arrays([pa.array([_packed(table)], pa.binary())], names=["rows"])
+        yield _packed(table)
 
-    with received():
-        packed = events.map_ranges(run, "rows binary").collect()
-    rows = pa.concat_tables(_unpacked(row.rows) for row in packed)
+    rows = pa.concat_tables(_unpacked(packed) for packed in events.run(run))
     together = rows.group_by(["file", "branch", "stat", "index"], use_threads=False).aggregate(
         [("number", "sum"), ("low", "min"), ("high", "max")]
     )
