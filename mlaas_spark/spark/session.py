@@ -57,6 +57,8 @@ _CODES = re.compile(r"\[[A-Z0-9_.]+\] *| *SQLSTATE: \w+")
 _LONGEST = 300
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.+)$", re.MULTILINE)
 _DEFAULTS = {
+    # as SQL's Python workers have it: with the same environment those of RDDs are the same processes
+    "spark.executorEnv.SPARK_SIMPLIFIED_TRACEBACK": "1",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": "64",
     "spark.ui.showConsoleProgress": "false",
@@ -68,6 +70,8 @@ _DAEMON = {"spark.python.daemon.module": "mlaas_spark.spark.daemon"}
 """For masters on this machine: elsewhere the package may come to the executors later than the daemon."""
 
 _LOCAL_DEFAULTS = {
+    # as SQL's Python workers have it: with the same environment those of RDDs are the same processes
+    "spark.executorEnv.SPARK_SIMPLIFIED_TRACEBACK": "1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.ui.enabled": "false",

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from mlaas_spark.spark.daemon import promptly
-from mlaas_spark.spark.session import spread
+from mlaas_spark.spark.session import gathered, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,13 @@ def test_workers_are_forked_by_our_daemon_with_the_imports_done(spark: SparkSess
         yield started.name if started else "", "pyspark.worker" in Path(f"/proc/{os.getppid()}/cmdline").read_text()
 
     assert spread(spark, [0], look) == [("mlaas_spark.spark.daemon", True)]
+
+
+def test_jobs_of_both_kinds_have_the_same_daemon(spark: SparkSession) -> None:
+    def look(_: Iterator[object]) -> Iterator[int]:
+        yield os.getppid()
+
+    assert spread(spark, [0], look) == gathered(spark.range(0, 1, 1, 1), look)
 
 
 @pytest.fixture
