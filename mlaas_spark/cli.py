@@ -279,8 +279,9 @@ def _statistics(branch: dict[str, Any]) -> list[object]:
 def _show_reading(found: dict[str, Any]) -> None:
     """A line for each chunk as MLaaS4HEP's reader has it, and two for all; MB are those of the values in memory."""
     read = found["read"]
-    # Spark's own readers work ahead, in the JVM
-    waited = "of reading" if _is_root(found) else "that tasks waited for Spark's reader"
+    # Spark's own readers, of JSON and CSV, work ahead in the JVM
+    by_us = found["files"][0]["format"] in {"root", "parquet"}
+    waited = "of reading" if by_us else "that tasks waited for Spark's reader"
     _, names = within([file["path"] for file in found["files"]])
     short = dict(zip((file["path"] for file in found["files"]), names, strict=True))
     for chunk in read["chunks"]:

@@ -98,7 +98,7 @@ class Reading:
     Attributes:
         entries: The range; its ``events`` are those that came.
         bytes: Size of the values of its branches in memory, as Arrow.
-        seconds: How long the executor waited for them; Spark's readers of Parquet, JSON and CSV work ahead.
+        seconds: How long the executor waited for them; Spark's readers of JSON and CSV work ahead.
     """
 
     entries: EntryRange

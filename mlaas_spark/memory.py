@@ -25,23 +25,25 @@ ALIGNMENT = 64
 """Bytes at a multiple of which TensorFlow takes memory as it is."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEPT = 2**30
+_KEPT, _KEPT_BY_OLDER = 2**30, 2**25
 
 
 @functools.cache
 def keep_freed() -> bool:
-    """Serve blocks of up to 1 GiB from memory that was freed before; whether the C library can (glibc's can).
+    """Serve large blocks from memory that was freed before; whether the C library can (glibc's can).
 
     By default blocks from 32 MiB are got from the system and given back each time, and smaller ones when they are the
-    last of the heap: the columns and matrices of each range then come as fresh pages, which the kernel clears, a fault
-    for each 4 KiB. That is a tenth of the time of reading ROOT. The process keeps what its largest range needed.
+    last of the heap: the columns of each range then come as fresh pages, which the kernel clears, a fault for each
+    4 KiB. That is a tenth of the time of reading ROOT. Blocks of up to 1 GiB stay, with an older glibc of up to 32 MiB:
+    the process keeps what its largest range needed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl, macOS
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    kept = bool(mallopt(_M_MMAP_THRESHOLD, _KEPT) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    largest = any(mallopt(_M_MMAP_THRESHOLD, size) for size in (_KEPT, _KEPT_BY_OLDER))
+    kept = bool(largest and mallopt(_M_TRIM_THRESHOLD, _KEPT))
     if kept:
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own, jemalloc, gives back too
     return kept
@@ -66,7 +68,7 @@ class Buffers:
         try:
             memory = free.pop()
         except IndexError:
-            memory = mmap.mmap(-1, size)
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared has no huge pages
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 memory.madvise(mmap.MADV_HUGEPAGE)
         flat = np.frombuffer(memory, dtype, count)  # the base of all views of it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,8 @@ _BATCH_EVENTS = 1 << 16
 _LARGE = 1 << 28  # bytes of a row group whose columns are read a piece at a time, not each at once
 _PIECE = 1 << 20
 _UTC = "UTC"
+_FROM_UTC = re.compile(r"(?:UTC|GMT|UT|Z|(?=[+-]))(?:(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?)?")
+"""Zones as Spark may name them that Arrow has no rules for: an offset, or none."""
 _TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _INT96 = "INT96"  # Impala's and old Spark's time: an instant, whatever the time zone of the session
 
@@ -289,12 +292,16 @@ def _seconds(times: pa.Array, zone: str) -> pa.Array:
     """Times or dates as seconds since the epoch, to the microsecond."""
     if pa.types.is_date(times.type):
         times = times.cast(pa.timestamp("ms"))
-    if times.type.tz is None and zone != _UTC:
+    west = 0.0
+    if times.type.tz is None and (found := _FROM_UTC.fullmatch(zone)):
+        hours, minutes = int(found["hours"] or 0), int(found["minutes"] or 0)
+        west = (-1 if found["sign"] == "+" else 1) * (3600.0 * hours + 60.0 * minutes)
+    elif times.type.tz is None:
         times = pc.assume_timezone(times, zone, ambiguous="earliest", nonexistent="latest")
     ticks, second = times.cast(pa.int64()), _TICKS[times.type.unit]
     if second > _TICKS["us"]:
         ticks, second = pc.divide(ticks, second // _TICKS["us"]), _TICKS["us"]
-    return pc.divide(ticks.cast(pa.float64(), safe=False), float(second))
+    return pc.add(pc.divide(ticks.cast(pa.float64(), safe=False), float(second)), west)
 
 
 # --- row groups -------------------------------------------------------------------------------------------------------
@@ -321,9 +328,12 @@ class _Rows(NamedTuple):
         while first < stop:
             try:
                 with _named(self.path, "it is damaged", (start, stop)):
-                    rows = next(batches)
+                    rows = next(batches, None)
             except UnreadableInputError as error:
                 raise self._of_row_group(error, groups) from error
+            if rows is None:
+                why = f"it has {first} entries where its footer says {self.ends[-1]}"
+                raise UnreadableInputError(self.path, why, None, (start, stop))
             low, high = max(start - first, 0), min(stop - first, rows.num_rows)
             if low < high:
                 yield first + low, rows.slice(low, high - low)

@@ -184,7 +184,7 @@ def _read(
     given = {"entry_start": start, "entry_stop": stop, "array_cache": None}
     arrays = tree.arrays(plain, library="np", how=dict, **given) if plain else {}
     arrays |= tree.arrays(together, how=dict, **given) if together else {}
-    arrays |= {source: tree[source].array(entry_start=start, entry_stop=stop) for source in members}
+    arrays |= {source: tree[source].array(**given) for source in members}
     columns = [_to_arrow(arrays[branch.source], branch, stop - start) for branch in schema.branches]
     columns.append(pa.array(np.full(stop - start, file_index, np.int32)))
     columns.append(pa.array(np.arange(start, stop, dtype=np.int64)))
@@ -216,6 +216,9 @@ class _Lists(uproot.AsJagged):  # type: ignore[misc] # uproot has no types
         row = place = 0
         for edges, basket in parts:
             first, last = int(edges[0]), int(edges[-1])
+            if len(basket.content) < last:
+                msg = f"a basket has {len(basket.content)} values where its offsets or counters say {last}"
+                raise ValueError(msg)
             values[place : place + last - first] = basket.content[first:last]
             offsets[row + 1 : row + len(edges)] = edges[1:] - first + place
             row, place = row + len(edges) - 1, place + last - first
@@ -236,7 +239,7 @@ def _plain_numbers(branch: Any) -> Any:
 
 
 def _miscounted(
-    batch: pa.RecordBatch, arrays: Mapping[str, ak.Array], counters: Mapping[str, str], start: int
+    batch: pa.RecordBatch, arrays: Mapping[str, Any], counters: Mapping[str, str], start: int
 ) -> tuple[int, str] | None:
     for name, counter in counters.items():
         lengths, counted = np.diff(batch.column(name).offsets.to_numpy()), np.asarray(arrays[counter])

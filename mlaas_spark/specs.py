@@ -248,7 +248,7 @@ def merged(parts: Iterable[Specs]) -> Specs:
 
 
 def to_rows(specs: Specs) -> list[tuple[str, str, int, int, float | None, float | None]]:
-    """Partial rows (branch, stat, index, number, low, high) that Spark can merge.
+    """Partial rows (branch, stat, index, number, low, high) that can be merged anywhere.
 
     Rows of equal (branch, stat, index) merge by the sum of ``number``, the minimum of ``low``, the maximum of ``high``.
     """

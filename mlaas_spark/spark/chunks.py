@@ -1,8 +1,9 @@
 """Chunk data sets: events mixed in proportion to the files, shuffled by seed, split by event hash, committed once.
 
 Each range is read once: its events are labelled and spilled to the staging folder as an Arrow file, cut where the next
-part begins. Each part is then gathered from the spills by one task, put in order and written. Events never cross to
-the JVM, and a rerun after a crash takes up the spills and parts that are there.
+part begins. Each part is then gathered from the spills by one task, put in order and written. Events of ROOT and
+Parquet never cross to the JVM (but for dense chunks, whose features a pandas UDF makes), and a rerun after a crash
+takes up the spills and parts that are there.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-_BUFFER = 65536  # bytes, as Spark's own
+_BUFFER = int(os.environ.get("SPARK_BUFFER_SIZE", "65536"))  # as Spark's own daemon has it
 _ACKNOWLEDGE = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 

@@ -67,7 +67,7 @@ def located(spark: SparkSession, files: Sequence[InputFile], named: tuple[str, .
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        if unreadable(error) is None or files[0].format is Format.PARQUET:
+        if unreadable(error) is None:
             raise
         culprit = file_of(error)
         found = _first(spark, [file for file in files if unschemed(file.path) == culprit] or files, len(named))

@@ -1,7 +1,7 @@
 """Feature matrix as pandas UDFs: ``normalize``, ``pad`` and ``mask`` for a column, ``features`` for all in one pass.
 
 All of it runs through the transform's kernels, so that a matrix made here and one made while streaming are equal to
-the bit. For notebooks, dense chunks and batch prediction.
+the bit. For notebooks and dense chunks.
 """
 
 from __future__ import annotations

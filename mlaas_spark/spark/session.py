@@ -70,8 +70,6 @@ _DAEMON = {"spark.python.daemon.module": "mlaas_spark.spark.daemon"}
 """For masters on this machine: elsewhere the package may come to the executors later than the daemon."""
 
 _LOCAL_DEFAULTS = {
-    # as SQL's Python workers have it: with the same environment those of RDDs are the same processes
-    "spark.executorEnv.SPARK_SIMPLIFIED_TRACEBACK": "1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -187,7 +185,7 @@ def gathered(rows: DataFrame, work: Callable[[Iterator[pa.RecordBatch]], Iterabl
 
 def partitions(spark: SparkSession, count: int) -> int:
     """In how many partitions to do ``count`` pieces of work: a few for each core, so that few wait at the end."""
-    return min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return max(1, min(count, _PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Specs on executors: partials from mapInArrow, one a file and task, merged on the driver.
+"""Specs on executors: partials, one a file and task, merged on the driver.
 
 A shuffle would merge little: a partial is of one file, and most files are of one task.
 """
@@ -106,7 +106,7 @@ def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterab
 
 
 def _packed(rows: pa.Table) -> bytes:
-    """A table as one value: a row of Spark's for each of its thousands of rows costs more than making them."""
+    """A table as one value: a pickled tuple for each of its thousands of rows costs more than making them."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(rows)

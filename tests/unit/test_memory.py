@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import platform
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -63,3 +66,24 @@ def test_threads_take_and_let_go_without_sharing() -> None:
     for thread in threads:
         thread.join()
     assert not mixed
+
+
+_TWICE = """
+import resource
+import numpy as np
+import pyarrow as pa
+from mlaas_spark.memory import keep_freed
+print(keep_freed(), pa.default_memory_pool().backend_name)
+np.ones(2**21), np.ones(2**21)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**21)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give back what is freed")
+def test_freed_memory_is_used_again_without_a_page_fault() -> None:
+    command = [sys.executable, "-c", _TWICE]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()  # noqa: S603 - our own
+    assert said[:2] == ["True", "system"]
+    assert int(said[2]) < 100  # of 4,096 pages

@@ -209,6 +209,9 @@ IN_ROME = [1593651845.250001, None, IN_UTC[2] - 3600 if IN_UTC[2] else None]  # 
         (pa.timestamp("ns"), {}, "UTC", IN_UTC),
         (pa.timestamp("us"), {}, "Europe/Rome", IN_ROME),
         (pa.timestamp("ns"), {}, "Europe/Rome", IN_ROME),
+        (pa.timestamp("us"), {}, "+02:30", [time - 9000 if time is not None else None for time in IN_UTC]),
+        (pa.timestamp("ns"), {}, "GMT-3", [time + 10800 if time is not None else None for time in IN_UTC]),
+        (pa.timestamp("ns"), {}, "Z", IN_UTC),
         (pa.timestamp("us", "America/New_York"), {}, "Europe/Rome", IN_UTC),  # which are instants
         (pa.timestamp("ns"), {"use_deprecated_int96_timestamps": True}, "Europe/Rome", IN_UTC),  # as these are
     ],

@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import uproot
 
+from mlaas_spark import root_io
 from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError
 from mlaas_spark.root_io import read_contents, read_header, read_headers, read_ranges
 from mlaas_spark.schema import ENTRY, FILE, Branch
@@ -570,3 +572,10 @@ def test_split_members_of_real_files_are_read_and_text_is_no_feature(data_folder
     (batch,) = read(str(data_folder / "uproot-Zmumu.root"), (100, 900))
     for name, values in plain.items():
         np.testing.assert_array_equal(batch.column(name).to_numpy(), values)
+
+
+def test_a_basket_with_fewer_values_than_its_counters_say_is_refused() -> None:
+    lists = root_io._Lists(uproot.AsDtype(">f4"))  # noqa: SLF001 - no file that uproot writes is so
+    basket = SimpleNamespace(offsets=np.array([0, 2, 3], np.int32), content=np.ones(1, ">f4"))
+    with pytest.raises(ValueError, match="1 values where its offsets or counters say 3"):
+        lists.final_array({0: basket}, 0, 2, [0, 2])

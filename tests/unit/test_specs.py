@@ -63,8 +63,8 @@ def test_merge_is_associative_and_commutative(
     assert a.merge(Specs()) == a == Specs().merge(a)
 
 
-def merged_as_spark_does(rows: list[Row]) -> list[Row]:
-    """groupBy(branch, stat, index).agg(sum, min, max); nulls are left out of min and max."""
+def merged_by_key(rows: list[Row]) -> list[Row]:
+    """Those of equal (branch, stat, index) as one: sum, min, max; nulls are left out of min and max."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault(row[:3], []).append(row)
@@ -79,8 +79,8 @@ def merged_as_spark_does(rows: list[Row]) -> list[Row]:
 
 
 @given(st.lists(events_strategy, min_size=1, max_size=4), st.randoms())
-def test_rows_merged_by_spark_give_the_merged_specs(parts: list[list[dict[str, Any]]], rng: Any) -> None:
-    rows = merged_as_spark_does([row for part in parts for row in to_rows(specs_of(part))])
+def test_rows_merged_by_key_give_the_merged_specs(parts: list[list[dict[str, Any]]], rng: Any) -> None:
+    rows = merged_by_key([row for part in parts for row in to_rows(specs_of(part))])
     rng.shuffle(rows)
     assert text(from_rows(rows)) == text(merged(specs_of(part) for part in parts))
 
