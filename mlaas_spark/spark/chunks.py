@@ -222,13 +222,13 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
 
 
 class _Slice(NamedTuple):
-    """Events [first, last) of the range [start, stop) of a file, counted after the selection."""
+    """Some ``events`` of the range [start, stop) of a file: the record batch ``number`` of its spill."""
 
     file: int
     start: int
     stop: int
-    first: int
-    last: int
+    number: int
+    events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +238,12 @@ class _Mix:
     Attributes:
         bounds: Events of each file in all parts up to and with each, shape (parts, files).
         ranges: For each file its ranges: (first entry, one past the last, number of the first event, events).
+        edges: For each file the numbers of its events where a part ends, ascending.
     """
 
     bounds: npt.NDArray[np.int64]
     ranges: tuple[tuple[tuple[int, int, int, int], ...], ...]
+    edges: tuple[npt.NDArray[np.int64], ...]
 
     @classmethod
     def of(cls, plan: Plan, config: ChunkConfig) -> Self:
@@ -250,8 +252,8 @@ class _Mix:
         ranges: list[list[tuple[int, int, int, int]]] = [[] for _ in plan.files]
         for r in plan.ranges:
             ranges[r.file].append((r.start, r.stop, ranks[r.file, r.start], r.events or 0))
-        counts = mixing.chunk_counts(plan.events_by_file(), size)
-        return cls(np.cumsum(counts, axis=0), tuple(tuple(of_file) for of_file in ranges))
+        bounds = np.cumsum(mixing.chunk_counts(plan.events_by_file(), size), axis=0)
+        return cls(bounds, tuple(tuple(of_file) for of_file in ranges), tuple(np.unique(ends) for ends in bounds.T))
 
     @property
     def parts(self) -> int:
@@ -267,13 +269,17 @@ class _Mix:
                 if rank >= high:
                     break
                 if (first := max(low, rank)) < (last := min(high, rank + events)):
-                    yield _Slice(file, start, stop, first - rank, last - rank)
+                    number = self.place(file, first) - self.place(file, rank)
+                    yield _Slice(file, start, stop, number, last - first)
+
+    def place(self, file: int, rank: int) -> int:
+        """How many parts that have events of a file end before its event ``rank``."""
+        return int(np.searchsorted(self.edges[file], rank, side="right"))
 
     def cuts(self, file: int, rank: int, events: int) -> list[int]:
         """Where ``events`` events from number ``rank`` of a file go over to the next part: 0, ..., events."""
-        edges = self.bounds[:, file]
-        inside = edges[(edges > rank) & (edges < rank + events)]
-        return [0, *(np.unique(inside) - rank).tolist(), events]
+        edges = self.edges[file]
+        return [0, *(edges[(edges > rank) & (edges < rank + events)] - rank).tolist(), events]
 
 
 def _densified(
@@ -369,7 +375,7 @@ def _spill(staging: Staging, file: int, start: int, stop: int) -> str:
 def _spiller(
     plan: Plan, mix: _Mix, request: ChunkRequest, kept: Sequence[str], staging: Staging
 ) -> Callable[[Iterator[RangeBatch]], Iterator[EntryRange]]:
-    """First stage: the events of a range with label and weight, as one Arrow file."""
+    """First stage: the events of a range with label and weight, as an Arrow file of one record batch a part."""
     first_ranks = plan.first_ranks()
     labels = [file.label for file in plan.files]
     weights = [file.weight for file in plan.files]
@@ -379,10 +385,13 @@ def _spiller(
             url = _spill(staging, entries.file, entries.start, entries.stop)
             rank = first_ranks[entries.file, entries.start]
             cut = (piece for item in group for piece in pieces(item, rank))
-            storage.write_stream(url, partial(_write_arrow, cut))
+            of_parts = (
+                _joined([piece for _, piece in some]) for _, some in itertools.groupby(cut, lambda pair: pair[0])
+            )
+            storage.write_stream(url, partial(_write_arrow, of_parts))
             yield entries
 
-    def pieces(item: RangeBatch, rank: int) -> Iterator[pa.RecordBatch]:
+    def pieces(item: RangeBatch, rank: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         batch, file = item.batch, item.entries.file
         label = _labels(batch, request.label, labels[file])
         weight = np.full(batch.num_rows, weights[file], np.float32)
@@ -390,9 +399,15 @@ def _spiller(
         columns = [*(batch.column(name) for name in names), pa.array(label), pa.array(weight)]
         whole = pa.RecordBatch.from_arrays(columns, names=[*names, LABEL, WEIGHT])
         for start, stop in pairwise(mix.cuts(file, rank + item.seen, batch.num_rows)):
-            yield whole.slice(start, stop - start)
+            yield mix.place(file, rank + item.seen + start), whole.slice(start, stop - start)
 
     return run
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch; a range may come in several, and some of them may be empty."""
+    filled = [batch for batch in batches if batch.num_rows] or batches[:1]
+    return filled[0] if len(filled) == 1 else pa.Table.from_batches(filled).combine_chunks().to_batches()[0]
 
 
 def _write_arrow(batches: Iterator[pa.RecordBatch], stream: Any) -> None:
@@ -430,20 +445,12 @@ def _gatherer(
 
 
 def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
-    """Some events of a spill; only the record batches they lie in are read."""
+    """The events of a part that lie in one spill; no other record batch is read."""
     reader = pa.ipc.open_file(storage.open_mapped(_spill(staging, item.file, item.start, item.stop)))
-    batches, first = [], 0
-    for index in range(reader.num_record_batches):
-        batch = reader.get_batch(index)
-        low, high = max(item.first - first, 0), min(item.last - first, batch.num_rows)
-        if low < high:
-            batches.append(batch.slice(low, high - low))
-        first += batch.num_rows
-        if first >= item.last:
-            break
-    table = pa.Table.from_batches(batches, reader.schema)
-    if table.num_rows != item.last - item.first:
-        msg = f"{table.num_rows} events were put aside where there should be {item.last - item.first}: run it again"
+    there = item.number < reader.num_record_batches
+    table = pa.Table.from_batches([reader.get_batch(item.number)] if there else [], reader.schema)
+    if table.num_rows != item.events:
+        msg = f"{table.num_rows} events were put aside where there should be {item.events}: run it again"
         raise ChunkError(msg)
     return table
 
