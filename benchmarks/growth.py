@@ -140,6 +140,8 @@ def draw(rows: dict[str, list[dict[str, Any]]], target: Path) -> None:
 
 def _curves(panel: Any, rows: Sequence[dict[str, Any]], x: str, y: str, label: str, style: str = "-") -> None:
     """A line for each stage that has rows, both axes logarithmic."""
+    from matplotlib.ticker import EngFormatter
+
     if not rows:
         return
     for number, stage in enumerate(_STAGES):
@@ -147,7 +149,8 @@ def _curves(panel: Any, rows: Sequence[dict[str, Any]], x: str, y: str, label: s
         if of_stage:
             line = {"color": f"C{number}", "linestyle": style, "marker": "o", "label": stage if style == "-" else None}
             panel.loglog([row[x] for row in of_stage], [row[y] for row in of_stage], **line)
-    panel.set_xticks(ticks := sorted({row[x] for row in rows}), [f"{tick:,}" for tick in ticks])
+    panel.set_xticks(sorted({row[x] for row in rows}))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.set_xticks([], minor=True)
     panel.set_xlabel(x)
     panel.set_ylabel(label)
