@@ -129,9 +129,12 @@ class Planned:
 
 def plan(config: Config, journal: Journal) -> Planned:
     """Open the files and cut them into ranges, as every job begins; read no events."""
+    return _planned(config, _open(config, journal))
+
+
+def _planned(config: Config, events: Events) -> Planned:
     from mlaas_spark.spark.session import partitions
 
-    events = _open(config, journal)
     sizes = {path: storage.size(path, config.input.patience) for path in {file.path for file in events.plan.files}}
     of_inputs = tuple(sizes[file.path] for file in events.plan.files)
     return Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
@@ -159,17 +162,13 @@ def explain(config: Config, journal: Journal, cores: int | None = None, out: str
         out: Where a job would write: the probe writes there too, into a folder of its own that it removes; None is
             the folder of the runs.
     """
-    from mlaas_spark.spark.session import partitions
-
     events = _open(config, journal, text=True)
-    sizes = {path: storage.size(path, config.input.patience) for path in {file.path for file in events.plan.files}}
-    of_inputs = tuple(sizes[file.path] for file in events.plan.files)
+    planned = _planned(config, events)
     place = storage.absolute(out or config.runs)
     wanted = cores or events.spark.sparkContext.defaultParallelism
     with runs.working_folder(place) as work:
         probe = _probed(config, events, work.unfinished, wanted, journal)
-    planned = Planned(events.plan, partitions(events.spark, len(events.plan.ranges)), of_inputs)
-    return Explained(planned, estimate(events.plan, of_inputs, probe, _asked(config, wanted)))
+    return Explained(planned, estimate(events.plan, planned.bytes, probe, _asked(config, wanted)))
 
 
 def _asked(config: Config, cores: int) -> Asked:
