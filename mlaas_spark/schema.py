@@ -297,6 +297,12 @@ class EventSchema:
         )
 
 
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The events of all batches, at least one, as one; nothing is copied where only one of them has events."""
+    filled = [batch for batch in batches if batch.num_rows] or batches[:1]
+    return filled[0] if len(filled) == 1 else pa.Table.from_batches(filled).combine_chunks().to_batches()[0]
+
+
 def buffers(column: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
     """Values of a column and, if it is jagged, the offsets into them, shape (n + 1,), not always starting at 0.
 

@@ -40,7 +40,7 @@ from mlaas_spark.manifest import (
     stage,
     value_digest,
 )
-from mlaas_spark.schema import ENTRY, FILE
+from mlaas_spark.schema import ENTRY, FILE, joined
 from mlaas_spark.spark.features import features
 from mlaas_spark.spark.session import on_executor, received, spread
 
@@ -386,7 +386,7 @@ def _spiller(
             rank = first_ranks[entries.file, entries.start]
             cut = (piece for item in group for piece in pieces(item, rank))
             of_parts = (
-                _joined([piece for _, piece in some]) for _, some in itertools.groupby(cut, lambda pair: pair[0])
+                joined([piece for _, piece in some]) for _, some in itertools.groupby(cut, lambda pair: pair[0])
             )
             storage.write_stream(url, partial(_write_arrow, of_parts))
             yield entries
@@ -402,12 +402,6 @@ def _spiller(
             yield mix.place(file, rank + item.seen + start), whole.slice(start, stop - start)
 
     return run
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch; a range may come in several, and some of them may be empty."""
-    filled = [batch for batch in batches if batch.num_rows] or batches[:1]
-    return filled[0] if len(filled) == 1 else pa.Table.from_batches(filled).combine_chunks().to_batches()[0]
 
 
 def _write_arrow(batches: Iterator[pa.RecordBatch], stream: Any) -> None:

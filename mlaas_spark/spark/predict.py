@@ -18,7 +18,7 @@ from mlaas_spark import drift
 from mlaas_spark.errors import ConfigError, SpecsMismatchError, hint
 from mlaas_spark.manifest import request_digest
 from mlaas_spark.memory import Buffers
-from mlaas_spark.schema import ENTRY, Branch, EventSchema
+from mlaas_spark.schema import ENTRY, Branch, EventSchema, joined
 from mlaas_spark.spark.convert import RangeSet, RangeTable, asked, bring_up_to_date
 
 if TYPE_CHECKING:
@@ -195,15 +195,11 @@ def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordB
     for batch in batches:
         rest = batch
         while rest.num_rows >= missing:
-            yield _joined([*held, rest.slice(0, missing)])
+            yield joined([*held, rest.slice(0, missing)])
             rest = rest.slice(missing)
             held, missing = [], size
         if rest.num_rows:
             held.append(rest)
             missing -= rest.num_rows
     if held:
-        yield _joined(held)
-
-
-def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+        yield joined(held)
