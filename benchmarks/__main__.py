@@ -54,7 +54,8 @@ def main() -> None:
     began = time.perf_counter()
     with Bench(sizes, OUT) as bench:
         console.print(f"  the workload is there after {time.perf_counter() - began:.0f} s")
-        samples = sample(bench, given.only, sizes, lambda names: console.print(f"  {names}: measured"))
+        told = lambda names: console.print(f"  {names}: measured after {time.perf_counter() - began:.0f} s")  # noqa: E731
+        samples = sample(bench, given.only, sizes, told)
     results = [row.result(samples) for row in given.only]
     console.print(_table(results))
     console.print(f"{time.perf_counter() - began:.0f} s")

@@ -69,7 +69,7 @@ class Sizes:
 
 
 FULL = Sizes(files=4, events=50_000, sample=4, more=4, repeats=3, fresh=3, shared=False)
-QUICK = Sizes(files=4, events=5_000, sample=2, more=4, repeats=3, fresh=1, shared=True)
+QUICK = Sizes(files=4, events=2_500, sample=1, more=4, repeats=3, fresh=1, shared=True)
 
 
 @dataclass(frozen=True, slots=True)

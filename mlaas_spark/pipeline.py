@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from pyspark.sql import SparkSession
 
     from mlaas_spark.config import Config
     from mlaas_spark.drift import Ranges
@@ -321,9 +325,12 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     # first of all what keeps TensorFlow quiet, which the user's file is about to import
     from mlaas_spark.ml.model import check_labels, load_user_model, output_width
 
+    user = UserFile.read(str(config.train.model), ModelContractError)
+    user.check_syntax(ModelContractError)
+    spark = _start(config, journal, meanwhile=_import_keras)
     with journal.stage("model file"):
-        UserFile.read(str(config.train.model), ModelContractError).function("model", ModelContractError)
-    events = _open(config, journal)
+        user.function("model", ModelContractError)
+    events = _open(config, journal, spark=spark)
     made, counted = _specs(config, events, journal)
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
@@ -602,21 +609,32 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
     )
 
 
-def _open(config: Config, journal: Journal, *, text: bool = False) -> Events:
+def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkSession | None = None) -> Events:
     """Open the files of a config on executors; with ``text`` also the branches that cannot be features."""
     files = fileset(config.input)
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
     label = Expression.parse(config.input.label) if config.input.label else None
     from mlaas_spark.spark.ingest import open_events
-    from mlaas_spark.spark.session import session
 
-    with journal.stage("start Spark"):
-        spark = session(config.spark, f"mlaas-spark {config.name}")
+    spark = spark or _start(config, journal)
     with journal.stage("open files") as stage:
         expressions = [label] if label else []
         events = open_events(spark, files, config.input, config.spark.events_per_task, expressions, preproc, text=text)
         stage.events = events.plan.entries
     return events
+
+
+def _start(config: Config, journal: Journal, meanwhile: Callable[[], object] | None = None) -> SparkSession:
+    from mlaas_spark.spark.session import session
+
+    with journal.stage("start Spark"):
+        return session(config.spark, f"mlaas-spark {config.name}", meanwhile)
+
+
+def _import_keras() -> None:
+    """It takes seconds, in which Spark starts; what fails is said by who needs it."""
+    with suppress(ImportError):
+        importlib.import_module("keras")
 
 
 def _keys(config: Config, events: Events) -> tuple[str, ...]:

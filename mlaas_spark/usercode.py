@@ -35,6 +35,13 @@ class UserFile:
             msg = f"cannot read {path}: {why}"
             raise error(msg) from failure
 
+    def check_syntax(self, error: type[MlaasSparkError]) -> None:
+        """``error`` if the file is not Python; it is not run."""
+        try:
+            compile(self.source, self.path, "exec")
+        except (SyntaxError, ValueError) as failure:
+            raise error(self.explain(failure)) from failure
+
     def function(self, name: str, error: type[MlaasSparkError]) -> Callable[..., Any]:
         """The function ``name`` of the file, which is run once for it; ``error`` if that fails or it has none."""
         return self.first_of((name,), error)[1]

@@ -9,6 +9,7 @@ import pickle
 import re
 import stat
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ from zipimport import zipimporter
 
 import pyarrow as pa
 from py4j.protocol import Py4JError
-from pyspark import SparkConf, SparkFiles, TaskContext
+from pyspark import SparkConf, SparkContext, SparkFiles, TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -76,19 +77,28 @@ _LOCAL_DEFAULTS = {
 }
 
 
-def session(config: SparkConfig, name: str) -> SparkSession:
+def session(config: SparkConfig, name: str, meanwhile: Callable[[], object] | None = None) -> SparkSession:
     """The active session if there is one (a notebook's), else a new one; spark-submit's options win over the config's.
+
+    Args:
+        config: The settings.
+        name: Of the application.
+        meanwhile: What a thread of its own does from when the JVM is there, and may go on with after the return.
 
     Raises:
         ConfigError: No session could be started, Java missing for example; a grid proxy that others can read.
     """
-    spark = SparkSession.getActiveSession() or _started(config, name)
+    spark = SparkSession.getActiveSession() or _started(config, name, meanwhile or _nothing)
     if config.x509_proxy is not None:
         _ship_proxy(spark, config.x509_proxy)
     return spark
 
 
-def _started(config: SparkConfig, name: str) -> SparkSession:
+def _nothing() -> None:
+    """To be done meanwhile."""
+
+
+def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     verbose = _log.isEnabledFor(logging.DEBUG)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
@@ -96,7 +106,7 @@ def _started(config: SparkConfig, name: str) -> SparkSession:
     settings = {**_DEFAULTS, **config.conf}
     master = config.master or "local[*]"
     if not submitted:
-        builder = builder.master(_with_retry(master))
+        settings["spark.master"] = _with_retry(master)
         if master.startswith("local"):
             settings = {**_LOCAL_DEFAULTS, **settings}
         if not verbose:
@@ -105,6 +115,10 @@ def _started(config: SparkConfig, name: str) -> SparkSession:
         given = SparkConf() if submitted else None  # to make one starts a JVM, which would not know our settings
         if (master if given is None else given.get("spark.master", "")).startswith("local"):
             settings = {**_DAEMON, **settings}
+        if given is None:
+            # which starts the JVM, by a fork: while other threads run that would not be safe
+            SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))  # noqa: SLF001
+        threading.Thread(target=meanwhile, name="meanwhile").start()
         for key, value in settings.items():
             if given is None or not given.contains(key):
                 builder = builder.config(key, value)
