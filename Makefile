@@ -43,7 +43,7 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can
 bench: $(INSTALLED) $(PEERS)/.installed java  ## Measure the stages beside their peers; writes benchmarks/out/results.json
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(INSTALLED) $(PEERS)/.installed java  ## The same rows on smaller samples, in a minute
+bench-quick: $(INSTALLED) $(PEERS)/.installed java  ## The same rows on smaller samples, in a minute or two
 	@$(BIN)/python -m benchmarks --quick
 
 bench-growth: $(INSTALLED) java  ## Time, memory, files and shuffle against events, cores, ...; draws docs/scaling.png
