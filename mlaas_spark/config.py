@@ -97,6 +97,8 @@ class InputConfig(_Section):
     categories: dict[str, dict[str, int | float]] = Field(default_factory=dict)
     schema_policy: SchemaPolicy = "strict"
     label: str | None = None
+    targets: tuple[str, ...] = ()
+    weight: str | None = None
     identifiers: tuple[str, ...] = IDENTIFIERS
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
@@ -118,7 +120,7 @@ class InputConfig(_Section):
             raise ValueError(msg)
         return value or None
 
-    @field_validator("files", "columns", "branches", "exclude", "identifiers", mode="before")
+    @field_validator("files", "columns", "branches", "exclude", "identifiers", "targets", mode="before")
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
@@ -175,6 +177,9 @@ class InputConfig(_Section):
         if sum(map(bool, (self.files, self.groups, self.fileset))) > 1:
             msg = "give one of 'files' or 'groups' or 'fileset', not several"
             raise ValueError(msg)
+        if self.label and self.targets:
+            msg = "give 'label' for classes or 'targets' for a regression, not both"
+            raise ValueError(msg)
         return self
 
 
@@ -223,17 +228,25 @@ class ConvertConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Shares of the events for training, validation and test; they add up to 1."""
+    """Shares of the events for training, validation and test; they add up to 1.
+
+    With ``folds`` the test events are fold number ``fold`` of so many, and training and validation share the others.
+    """
 
     train: float = Field(default=0.64, gt=0, le=1)
     validation: float = Field(default=0.16, ge=0, lt=1)
     test: float = Field(default=0.2, ge=0, lt=1)
+    folds: int | None = Field(default=None, ge=2, le=1000)
+    fold: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
         total = math.fsum((self.train, self.validation, self.test))
         if not math.isclose(total, 1.0, abs_tol=1e-9):
             msg = f"train + validation + test must be 1, not {total:g}"
+            raise ValueError(msg)
+        if self.fold >= (self.folds or 1):
+            msg = f"fold counts from 0 and is below folds ({self.folds or 'not given'}), not {self.fold}"
             raise ValueError(msg)
         return self
 
@@ -256,17 +269,64 @@ class ChunkConfig(_Section):
         return value
 
 
+class CheckpointConfig(_Section):
+    """When the state of a training is written, so that ``--resume`` can go on from it."""
+
+    steps: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=60.0, gt=0)
+    keep: int = Field(default=2, ge=2, le=100)
+
+
+InputKind = Literal["matrix", "matrix+mask", "groups"]
+
+
 class TrainConfig(_Section):
     """How the user's model is fitted."""
 
     model: Path | None = None
-    mode: Literal["chunks", "epochs"] = "epochs"
+    inputs: InputKind = "matrix"
+    mode: Literal["chunks", "epochs", "all"] = "epochs"
     epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=256, ge=1)
     shuffle: bool = True
+    class_weight: Literal["balanced"] | dict[float, float] | None = None
+    normalise_weights: bool = False
+    callbacks: tuple[dict[str, dict[str, Any]], ...] = ()
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     seed: int = Field(default=1, ge=0, lt=2**31)
     threads: int = Field(default=2, ge=1, le=64)
     verbose: int = Field(default=0, ge=0, le=2)
+
+    @field_validator("callbacks", mode="before")
+    @classmethod
+    def _names_alone(cls, value: object) -> object:
+        # a callback without settings may be its name alone
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple({item: {}} if isinstance(item, str) else item for item in value)
+
+    @field_validator("callbacks")
+    @classmethod
+    def _one_name_each(cls, value: tuple[dict[str, dict[str, Any]], ...]) -> tuple[dict[str, dict[str, Any]], ...]:
+        if odd := [item for item in value if len(item) != 1]:
+            msg = f"each callback is one name with its settings, as {{EarlyStopping: {{patience: 3}}}}, not {odd[0]}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("class_weight")
+    @classmethod
+    def _finite_weights(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not all(math.isfinite(weight) and weight >= 0 for weight in value.values()):
+            msg = "a class weight is finite and not negative"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_weigh(self) -> Self:
+        if self.class_weight is not None and self.normalise_weights:
+            msg = "give class_weight or normalise_weights, not both"
+            raise ValueError(msg)
+        return self
 
 
 class ExportConfig(_Section):

@@ -49,8 +49,13 @@ LABEL = "__label"
 WEIGHT = "__weight"
 FEATURES = "__features"
 MASK = "__mask"
-"""Columns of chunks: float32 label and weight; in dense chunks the matrix row (4 W bytes, little-endian float32) and
-the mask row (W bits, numpy.packbits)."""
+"""Columns of chunks: float32 label, or first target (:func:`label_columns`), and float32 weight; in dense chunks the
+matrix row (4 W bytes, little-endian float32) and the mask row (W bits, numpy.packbits)."""
+
+
+def label_columns(targets: int) -> list[str]:
+    """The float32 columns of so many targets of a regression; of a classification, 0, that of the label."""
+    return [LABEL, *(f"{LABEL}_{number}" for number in range(1, targets))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ class Manifest:
         keys: Identifier branches kept beside the features.
         digests: SHA-256 of ``plan``, ``config`` and, for chunks, ``specs`` and ``transform``.
         transform: For dense chunks the transform their features were made with.
+        targets: Of chunks for a regression, the expression of each target; () where events have classes.
+        weight: Of chunks, the expression that events are weighted by, beside the weight of their input.
         version: Counts the manifests of this folder from 1.
     """
 
@@ -159,6 +166,8 @@ class Manifest:
     keys: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     transform: Mapping[str, Any] | None = None
+    targets: tuple[str, ...] = ()
+    weight: str = ""
     version: int = 1
 
     @property
@@ -199,6 +208,13 @@ class Manifest:
                 of_split[label] = of_split.get(label, 0) + rows
         return {split: dict(sorted(labels.items())) for split, labels in sorted(totals.items())}
 
+    def events(self) -> dict[str, int]:
+        """Events of each split."""
+        totals: dict[str, int] = {}
+        for file in self.files:
+            totals[file.split] = totals.get(file.split, 0) + file.rows
+        return dict(sorted(totals.items()))
+
     @property
     def content_digest(self) -> str:
         """SHA-256 over schema, inputs and values: not over file names, row groups, partitions or time."""
@@ -221,6 +237,8 @@ class Manifest:
             "keys": list(self.keys),
             "schema": self.schema.to_json(),
             "transform": self.transform,
+            **({"targets": list(self.targets)} if self.targets else {}),
+            **({"weight": self.weight} if self.weight else {}),
             "inputs": [asdict(item) for item in self.inputs],
             "files": [file.to_json() for file in self.files],
         }
@@ -245,6 +263,8 @@ class Manifest:
                 keys=tuple(content["keys"]),
                 digests=content["digests"],
                 transform=content["transform"],
+                targets=tuple(content.get("targets", ())),
+                weight=content.get("weight", ""),
                 version=content["version"],
             )
             recorded = content["content_digest"]

@@ -100,9 +100,27 @@ def shuffle_order(uuids: Int64, entries: Int64, seed: int) -> Int64:
     return order
 
 
-def split_of(keys: Sequence[npt.NDArray[np.generic]], shares: tuple[float, float, float]) -> npt.NDArray[np.int8]:
-    """Index into :data:`SPLITS` for each event, by hash of its key columns; stable under any re-chunking."""
+def split_of(
+    keys: Sequence[npt.NDArray[np.generic]],
+    shares: tuple[float, float, float],
+    folds: int | None = None,
+    fold: int = 0,
+) -> npt.NDArray[np.int8]:
+    """Index into :data:`SPLITS` for each event, by hash of its key columns; stable under any re-chunking.
+
+    Args:
+        keys: Key columns, each shape (n,).
+        shares: Of training, validation and test.
+        folds: With it, test events are those whose hash lies in fold ``fold`` of so many equal ones: each event is a
+            test event of one fold. The share of test is not looked at; the other two are of the rest.
+        fold: Its number, from 0.
+    """
     place = (event_hash(keys, _SPLIT_SALT) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    if folds is not None:
+        # within each fold events go to training or validation by where in it they lie
+        within, number = np.modf(place * folds)
+        kept = (within >= shares[0] / (shares[0] + shares[1])).astype(np.int8)
+        return np.where(number == fold, np.int8(2), kept)
     edges = np.cumsum(shares)[:2]
     split = np.searchsorted(edges, place, side="right").astype(np.int8)
     # an empty share gets nothing, whatever rounding did to the edges

@@ -323,6 +323,7 @@ class _Prepared:
 
 def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     # first of all what keeps TensorFlow quiet, which the user's file is about to import
+    from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.model import check_labels, load_user_model, output_width
 
     user = UserFile.read(str(config.train.model), ModelContractError)
@@ -335,9 +336,11 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
     with journal.stage("build model"):
-        model = load_user_model(str(config.train.model), transform.width, seed=config.train.seed)
-        if labels := {file.label for file in events.plan.files if file.label is not None}:
-            check_labels(model, labels, output_width(model, transform.width))
+        inputs = InputLayout.of(transform, config.train.inputs)
+        model = load_user_model(str(config.train.model), inputs, config.train, seed=config.train.seed)
+        labels = {file.label for file in events.plan.files if file.label is not None}
+        if labels and not config.input.label and not config.input.targets:
+            check_labels(model, labels, output_width(model, inputs))
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
@@ -348,8 +351,8 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: Any, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
     from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.ml import fit as fitting
     from mlaas_spark.ml import savedmodel
-    from mlaas_spark.ml import train as training
     from mlaas_spark.ml.stream import ChunkStream
 
     work, manifest = place.work.path, data.manifest
@@ -357,7 +360,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
     name = f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
     stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
     with journal.stage("train") as stage:
-        history = training.train(model, stream, config.train, _told(journal))
+        history = fitting.fit(model, stream, config.train, progress=_told(journal))
         stage.events = stream.events("train") * config.train.epochs
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
@@ -376,7 +379,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
         "started": place.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": journal.to_json(),
-        "events": {**manifest.ledger, **{split: sum(n.values()) for split, n in manifest.counts().items()}},
+        "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
         "width": data.transform.width,
         "chunks": data.folder,
@@ -573,7 +576,7 @@ def _trained(model: str) -> _Trained:
 def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
     """The config with what the model needs read, made as it was in training."""
     given, run = config.input, trained.config.input if trained.config else None
-    taken: dict[str, Any] = {"exclude": (), "label": None}
+    taken: dict[str, Any] = {"exclude": (), "label": None, "targets": (), "weight": None}
     if run is not None:
         for key in ("derive", "categories"):
             own = getattr(given, key)
@@ -613,12 +616,11 @@ def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkS
     """Open the files of a config on executors; with ``text`` also the branches that cannot be features."""
     files = fileset(config.input)
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
-    label = Expression.parse(config.input.label) if config.input.label else None
     from mlaas_spark.spark.ingest import open_events
 
     spark = spark or _start(config, journal)
     with journal.stage("open files") as stage:
-        expressions = [label] if label else []
+        expressions = _answers(config)
         events = open_events(spark, files, config.input, config.spark.events_per_task, expressions, preproc, text=text)
         stage.events = events.plan.entries
     return events
@@ -647,11 +649,17 @@ def _keys(config: Config, events: Events) -> tuple[str, ...]:
     )
 
 
+def _answers(config: Config) -> list[Expression]:
+    """Label, targets and weight of events, as far as they are expressions."""
+    texts = (config.input.label, *config.input.targets, config.input.weight)
+    return [Expression.parse(text) for text in texts if text]
+
+
 def _candidates(config: Config, events: Events) -> list[str]:
-    """Branches that become features: not identifiers, not what makes the label, not what only the selection reads."""
-    label = Expression.parse(config.input.label).branches if config.input.label else frozenset()
+    """Branches that become features: no identifiers, nothing of the answers, nothing that only the selection reads."""
+    answers = {branch for expression in _answers(config) for branch in expression.branches}
     chosen = events.plan.schema.select(config.input.branches, config.input.exclude)
-    wanted = {*chosen.names, *config.input.derive} - label - {*config.input.identifiers}
+    wanted = {*chosen.names, *config.input.derive} - answers - {*config.input.identifiers}
     return [name for name in events.plan.schema.names if name in wanted]
 
 
@@ -720,6 +728,8 @@ def _chunk_request(config: Config, events: Events, made: SpecsFile) -> Any:
         label=Expression.parse(config.input.label) if config.input.label else None,
         batch_size=config.train.batch_size,
         specs_digest=_digest_of(made),
+        targets=tuple(map(Expression.parse, config.input.targets)),
+        weight=Expression.parse(config.input.weight) if config.input.weight else None,
     )
 
 
@@ -736,7 +746,7 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
         manifest = building.build(events, _chunk_request(config, events, made), folder)
         stage.events = manifest.rows
         stage.remark = f"{manifest.chunks} chunks, {len(manifest.files)} files in {folder}"
-    if not sum(manifest.counts().get("train", {}).values()):
+    if not manifest.events().get("train"):
         msg = f"no event in the training split of {manifest.rows}: give more events or a larger chunks.split.train"
         raise ChunkError(msg)
     storage.write_atomic(storage.join(folder, "specs.json"), made.dumps().encode())

@@ -29,6 +29,7 @@ import numpy as np
 
 from mlaas_spark.errors import ExportError, ServingError, reason
 from mlaas_spark.ml import tfaas
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import known_remarks, output_width
 from mlaas_spark.ml.savedmodel import run_savedmodel, write_savedmodel
 from mlaas_spark.transform import FeatureTransform
@@ -87,7 +88,7 @@ def write_bundle(
         ChunkError: The check events cannot be read.
     """
     width = stream.width
-    outputs = output_width(model, width)
+    outputs = output_width(model, InputLayout.of(stream.transform))
     labels = _labels(export.labels, outputs)
     layout = {"columns": stream.transform.columns, "transform": stream.transform.to_json(), "specs": specs_digest}
     digest = _digest(model, [layout, labels, export.description])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ModelContractError, reason
 from mlaas_spark.usercode import UserFile
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from mlaas_spark.ml.inputs import InputLayout
 
 logger = logging.getLogger("mlaas_spark")
 
@@ -43,12 +47,20 @@ _KNOWN_REMARKS = (
 )
 
 
-def load_user_model(path: str | Path, width: int, *, source_name: str | None = None, seed: int | None = None) -> Any:
-    """The compiled Keras model that the user's ``model(idim)`` gives for W columns.
+def load_user_model(
+    path: str | Path,
+    inputs: InputLayout,
+    config: TrainConfig | None = None,
+    *,
+    source_name: str | None = None,
+    seed: int | None = None,
+) -> Any:
+    """The compiled Keras model that the user's ``model(idim)`` or ``model(layout, config)`` gives.
 
     Args:
         path: The user's Python file; it is run.
-        width: W, given as ``idim``.
+        inputs: What events look like: its width, W, is given as ``idim``, or it is itself as ``layout``.
+        config: The ``train`` section, given as ``config``.
         source_name: What to call the file in messages.
         seed: Seeds Python, numpy and TensorFlow before the model is made.
 
@@ -67,16 +79,26 @@ def load_user_model(path: str | Path, width: int, *, source_name: str | None = N
         keras.utils.set_random_seed(seed)
     with known_remarks():
         try:
-            with file.neighbours():
-                model = file.function(_FUNCTION, ModelContractError)(width)
+            function = file.function(_FUNCTION, ModelContractError)
         except ModelContractError as error:
             msg = f"{error}{_spelling(str(error))}"
             raise ModelContractError(msg) from error
+        arguments = (inputs, config or TrainConfig()) if _is_extended(function) else (inputs.width,)
+        if inputs.kind != "matrix" and len(arguments) == 1:
+            msg = (
+                f"{name}: {_FUNCTION}(idim) takes the matrix alone: write {_FUNCTION}(layout, config) for "
+                f"train.inputs {inputs.kind}"
+            )
+            raise ModelContractError(msg)
+        try:
+            with file.neighbours():
+                model = function(*arguments)
         except (Exception, SystemExit) as error:
-            msg = f"{_FUNCTION}({width}) failed: {file.explain(error)}{_spelling(str(error))}"
+            given = f"{inputs.width}" if len(arguments) == 1 else "layout, config"
+            msg = f"{_FUNCTION}({given}) failed: {file.explain(error)}{_spelling(str(error))}"
             raise ModelContractError(msg) from error
-        outputs = _check(model, width, name)
-        _warn_if_constant(model, width, outputs, name)
+        outputs = _check(model, inputs, name)
+        _warn_if_constant(model, inputs, outputs, name)
     return model
 
 
@@ -99,17 +121,18 @@ def load_saved_model(path: str | Path, user_file: str | Path | None) -> Any:
         raise ModelContractError(msg) from error
 
 
-def output_width(model: Any, width: int) -> int:
+def output_width(model: Any, inputs: InputLayout) -> int:
     """K, the number of outputs; builds a model that was not built yet.
 
     Raises:
-        ModelContractError: The model does not take (n, W), or does not give (n, K).
+        ModelContractError: The model does not take the inputs, or does not give (n, K).
     """
+    nothing = inputs.arrays(np.zeros((1, inputs.width), np.float32), np.zeros((1, inputs.width), np.uint8))
     try:
         with known_remarks():
-            scores = model(np.zeros((1, width), np.float32), training=False)
+            scores = model(nothing, training=False)
     except Exception as error:
-        msg = f"it cannot take events of shape (n, {width}): {reason(error)}"
+        msg = f"it cannot take events of shape {_shown(inputs)}: {reason(error)}"
         raise ModelContractError(msg) from error
     shape = getattr(scores, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 1:
@@ -117,6 +140,19 @@ def output_width(model: Any, width: int) -> int:
         msg = f"its output for one event has {kind}, it must be (1, K): K scores an event"
         raise ModelContractError(msg)
     return int(shape[1])
+
+
+def _shown(inputs: InputLayout) -> str:
+    """Shapes of the inputs of n events."""
+    shapes = {name: f"(n, {', '.join(map(str, shape))})" for name, shape in inputs.shapes.items()}
+    return shapes["matrix"] if len(shapes) == 1 else ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+
+
+def _is_extended(function: Any) -> bool:
+    """Whether it takes (layout, config), not idim alone."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) == 2
 
 
 def encode_targets(model: Any, labels: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
@@ -189,19 +225,19 @@ def known_remarks() -> Iterator[None]:
         yield
 
 
-def _check(model: Any, width: int, name: str) -> int:
+def _check(model: Any, inputs: InputLayout, name: str) -> int:
     """K of a model that keeps the contract."""
     import keras
 
     if not isinstance(model, keras.Model):
-        msg = f"{_FUNCTION}({width}) of {name} returned a {type(model).__name__}, not a Keras model"
+        msg = f"{_FUNCTION} of {name} returned a {type(model).__name__}, not a Keras model"
         raise ModelContractError(msg)
     if not model.compiled:
         msg = f"the model of {name} is not compiled: call model.compile(loss=..., optimizer=...) before returning it"
         raise ModelContractError(msg)
-    inputs = getattr(model, "inputs", None)
-    if inputs:
-        shapes = [tuple(tensor.shape) for tensor in inputs]
+    tensors, width = getattr(model, "inputs", None), inputs.width
+    if tensors and inputs.kind == "matrix":
+        shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] not in {None, width}:
             msg = (
                 f"the model of {name} takes input of shape {', '.join(map(str, shapes))}, the events have W = {width} "
@@ -209,7 +245,7 @@ def _check(model: Any, width: int, name: str) -> int:
             )
             raise ModelContractError(msg)
     try:
-        outputs = output_width(model, width)
+        outputs = output_width(model, inputs)
     except ModelContractError as error:
         msg = f"the model of {name} does not fit: {error}"
         raise ModelContractError(msg) from error
@@ -219,12 +255,13 @@ def _check(model: Any, width: int, name: str) -> int:
     return outputs
 
 
-def _warn_if_constant(model: Any, width: int, outputs: int, name: str) -> None:
+def _warn_if_constant(model: Any, inputs: InputLayout, outputs: int, name: str) -> None:
     """Softmax over one output is 1 for every event: say so, once."""
     if outputs != 1:
         return
-    events = np.random.default_rng(0).normal(size=(16, width)).astype(np.float32)
-    if (np.asarray(model(events, training=False)) == 1.0).all():
+    matrix = np.random.default_rng(0).normal(size=(16, inputs.width)).astype(np.float32)
+    events = inputs.arrays(matrix, np.ones(matrix.shape, np.uint8))
+    if np.allclose(np.asarray(model(events, training=False)), 1.0, rtol=0, atol=1e-6):  # some CPUs give 0.99999994
         logger.warning(
             "the model of %s ends in softmax on one output, which is always 1: it cannot learn; use sigmoid", name
         )

@@ -15,7 +15,7 @@ import pyarrow as pa
 from mlaas_spark import manifest as manifests
 from mlaas_spark import storage
 from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, hint
-from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest
+from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest, label_columns
 from mlaas_spark.memory import Buffers
 from mlaas_spark.mixing import SPLITS
 from mlaas_spark.transform import FeatureTransform
@@ -38,7 +38,7 @@ class Batch:
     Attributes:
         matrix: float32, shape (n, W).
         mask: uint8, shape (n, W); 1 = real value, 0 = padding or missing.
-        label: float32, shape (n,).
+        label: float32, shape (n,); of a regression with T > 1 targets (n, T).
         weight: float32, shape (n,).
     """
 
@@ -112,19 +112,26 @@ class ChunkStream:
     @property
     def weighted(self) -> bool:
         """Whether some event may have a weight other than 1."""
-        return any(item.weight != 1.0 for item in self.manifest.inputs)
+        return bool(self.manifest.weight) or any(item.weight != 1.0 for item in self.manifest.inputs)
 
     def events(self, split: str, chunk: int | None = None) -> int:
         """Events of a split, in one chunk or in all."""
         return sum(file.rows for file in self.manifest.of(split, chunk))
 
     def batches(
-        self, split: str, *, chunk: int | None = None, seed: int | None = None, epoch: int = 0
+        self, split: str, *, chunk: int | None = None, seed: int | None = None, epoch: int = 0, start: int = 0
     ) -> Generator[Batch, None, None]:
         """Every event of the split (or of one of its chunks) once, in batches of ``batch_size``.
 
         Without a seed in the manifest's order. With one, files are in an order that depends on (seed, epoch) alone,
         and so are the events within each row group.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            chunk: Of one chunk only.
+            seed: Of the order.
+            epoch: Of the order.
+            start: Batches of the pass that are left out; files that hold no others are not read.
 
         Raises:
             ChunkError: A file cannot be read, has lost events, or has weights that the manifest does not know of.
@@ -133,9 +140,13 @@ class ChunkStream:
         order = list(range(len(files)))
         if seed is not None:
             order = [int(index) for index in np.random.default_rng([seed, epoch]).permutation(len(files))]
+        seen, left_out = 0, start * self.batch_size
+        while order and seen + files[order[0]].rows <= left_out:
+            seen += files[order.pop(0)].rows
         shuffle = None if seed is None else (seed, epoch)
-        with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as row_groups:
-            seen = 0
+        with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as all_row_groups:
+            row_groups = _without_first(all_row_groups, left_out - seen)
+            seen = left_out
             for batch in _cut(row_groups, self.batch_size, self.buffers.empty):
                 seen += len(batch)
                 if not self.weighted and not (batch.weight == 1.0).all():
@@ -146,13 +157,30 @@ class ChunkStream:
             msg = f"{self.folder}: {seen} {split} events were read, the manifest says {expected}"
             raise ChunkError(msg)
 
+    def answers(self, split: str) -> Generator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], None, None]:
+        """Labels, shape (n,) or (n, T), and weights, shape (n,), of each row group of a split; no features are read."""
+        from mlaas_spark.ml._petastorm import read_row_groups
+
+        filesystem, _ = storage.filesystem(self.folder)
+        paths = [storage.filesystem(storage.join(self.folder, file.path))[1] for file in self.manifest.of(split)]
+        columns = [*label_columns(len(self.manifest.targets)), WEIGHT]
+
+        def decode(
+            events: pa.RecordBatch, file: int, row_group: int
+        ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            del file, row_group
+            return _answers(events), _numbers(events, WEIGHT)
+
+        yield from read_row_groups(filesystem, paths, columns, decode, self.threads)
+
     def arrays(self, split: str, chunk: int) -> Batch:
         """All events of a split in one chunk, in the manifest's order; raises as :meth:`batches`."""
         n, width = self.events(split, chunk), self.width
+        targets = len(self.manifest.targets)
         whole = Batch(
             np.empty((n, width), np.float32),
             np.empty((n, width), np.uint8),
-            np.empty(n, np.float32),
+            np.empty((n, targets) if targets > 1 else n, np.float32),
             np.empty(n, np.float32),
         )
         start = 0
@@ -233,7 +261,7 @@ class ChunkStream:
         return read_row_groups(
             filesystem,
             [storage.filesystem(storage.join(self.folder, path))[1] for path in paths],
-            [*columns, LABEL, WEIGHT],
+            [*columns, *label_columns(len(self.manifest.targets)), WEIGHT],
             one_row_group,
             self.threads,
         )
@@ -302,7 +330,7 @@ def _compact(
     rows = np.empty_like(order)
     rows[order] = np.arange(len(order))
     features = transform.matrix(events, rows, buffers.empty)
-    return Batch(features.matrix, features.mask, _numbers(events, LABEL)[order], _numbers(events, WEIGHT)[order])
+    return Batch(features.matrix, features.mask, _answers(events)[order], _numbers(events, WEIGHT)[order])
 
 
 def _dense(
@@ -314,7 +342,20 @@ def _dense(
     matrix = buffers.empty(stored.shape, np.float32)
     np.take(stored, order, axis=0, out=matrix, mode="clip")  # "raise" would copy
     mask = np.unpackbits(_fixed_rows(events, MASK, math.ceil(width / 8))[order], axis=1, count=width)
-    return Batch(matrix, mask, _numbers(events, LABEL)[order], _numbers(events, WEIGHT)[order])
+    return Batch(matrix, mask, _answers(events)[order], _numbers(events, WEIGHT)[order])
+
+
+def _answers(events: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """Labels, shape (n,), or several targets, shape (n, T)."""
+    columns = [_numbers(events, name) for name in events.schema.names if name.startswith(LABEL)]
+    return columns[0] if len(columns) == 1 else np.column_stack(columns)
+
+
+def _without_first(row_groups: Iterable[Batch], events: int) -> Iterator[Batch]:
+    for row_group in row_groups:
+        if events < len(row_group):
+            yield row_group.take(slice(events, len(row_group))) if events else row_group
+        events = max(events - len(row_group), 0)
 
 
 def _numbers(events: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:

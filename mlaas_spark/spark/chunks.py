@@ -36,6 +36,7 @@ from mlaas_spark.manifest import (
     discard,
     discarded_if_empty,
     inputs_of,
+    label_columns,
     request_digest,
     stage,
     value_digest,
@@ -72,6 +73,8 @@ class ChunkRequest:
         transform: Features; its branches are the ones that are kept.
         keys: Identifier branches, kept beside the features.
         label: Expression of the label, None where each file has its own.
+        targets: Of a regression, an expression for each target; then there is no label.
+        weight: Expression of the weight of an event, a factor beside that of its file; None is 1.
         batch_size: Training batch; row groups hold whole ones.
         specs_digest: Digest of the specs the transform comes from.
     """
@@ -82,19 +85,34 @@ class ChunkRequest:
     label: Expression | None
     batch_size: int
     specs_digest: str
+    targets: tuple[Expression, ...] = ()
+    weight: Expression | None = None
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """What is reckoned for each event beside its features."""
+        given = (self.label, *self.targets, self.weight)
+        return tuple(expression for expression in given if expression is not None)
 
     def digest(self, plan: Plan) -> str:
         """Equal digests give equal chunks."""
         return request_digest(
             [
                 plan.digest(),
-                self.config.model_dump_json(exclude={"folder"}),
+                self.config.model_dump_json(exclude=_no_part_of_it(self.config)),
                 self.transform.digest(),
                 ",".join(self.keys),
                 self.label.text if self.label else "",
                 str(self.batch_size),
+                *(f"target {target.text}" for target in self.targets),
+                *([f"weight {self.weight.text}"] if self.weight else []),
             ]
         )
+
+
+def _no_part_of_it(config: ChunkConfig) -> dict[str, Any]:
+    """What of a config does not change chunks; folds that are not asked for do not, so that older chunks stay known."""
+    return {"folder": True, **({} if config.split.folds else {"split": {"folds", "fold"}})}
 
 
 def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
@@ -113,7 +131,8 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
         _log.info("%s holds these chunks already", folder)
         return staging
     counted, staged = _staged(events, request, staging)
-    _check_classes(staged, staging)
+    if not request.targets:
+        _check_classes(staged, staging)
     return _committed(counted, request, staging, staged)
 
 
@@ -125,7 +144,7 @@ def trial(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     """
     _check_branches(events.plan, request)
     plan = replace(events.plan, files=tuple(replace(file, label=0.0) for file in events.plan.files))
-    unlabelled, request = replace(events, plan=plan), replace(request, label=None)
+    unlabelled, request = replace(events, plan=plan), replace(request, label=None, targets=(), weight=None)
     staging = stage(folder, request_digest([request.digest(plan)]))
     counted, staged = _staged(unlabelled, request, staging)
     return _committed(counted, request, staging, staged)
@@ -155,9 +174,11 @@ def _committed(events: Events, request: ChunkRequest, staging: Staging, staged: 
             "plan": events.plan.digest(),
             "specs": request.specs_digest,
             "transform": request.transform.digest(),
-            "config": request_digest([request.config.model_dump_json(exclude={"folder"})]),
+            "config": request_digest([request.config.model_dump_json(exclude=_no_part_of_it(request.config))]),
         },
         transform=request.transform.to_json() if request.config.layout == "dense" else None,
+        targets=tuple(target.text for target in request.targets),
+        weight=request.weight.text if request.weight else "",
     )
     final = []
     for part, file in staged:
@@ -174,14 +195,18 @@ def _check_branches(plan: Plan, request: ChunkRequest) -> None:
 
 def _check_labels(plan: Plan, request: ChunkRequest) -> None:
     unlabelled = [file.path for file in plan.files if file.label is None]
-    if request.label is None and unlabelled:
+    if request.label is None and not request.targets and unlabelled:
         msg = (
             f"no label for {unlabelled[0]}{' and others' if len(unlabelled) > 1 else ''}: give each group a label, "
-            "or input.label as a branch or an expression"
+            "or input.label as a branch or an expression, or input.targets for a regression"
         )
         raise ConfigError(msg)
-    if request.label is not None and (both := set(request.label.branches) & set(request.transform.layout.branches)):
-        msg = f"branches {sorted(both)} make the label and are features too: the model would read the answer"
+    answers = {branch for expression in request.expressions for branch in expression.branches}
+    if both := answers & set(request.transform.layout.branches):
+        msg = (
+            f"branches {sorted(both)} make the label, a target or the weight and are features too: "
+            "the model would read the answer"
+        )
         raise SpecsMismatchError(msg)
 
 
@@ -203,7 +228,7 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
     missing = [part for part in range(mix.parts) if part not in done]
     if missing:
         kept = [*request.transform.layout.branches, *request.keys]
-        needed = {*kept, *(request.label.branches if request.label else ())}
+        needed = {*kept, *(branch for expression in request.expressions for branch in expression.branches)}
         wanted = {(item.file, item.start) for part in missing for item in mix.slices(part)}
         ranges = tuple(
             r
@@ -298,7 +323,7 @@ def _densified(
         session.conf.set("spark.sql.files.maxPartitionBytes", str(2**40))
         session.conf.set("spark.sql.files.openCostInBytes", str(2**40))
         session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(_ROW_GROUP_EVENTS))
-        kept = [*request.keys, FILE, ENTRY, LABEL, WEIGHT]
+        kept = [*request.keys, FILE, ENTRY, *label_columns(len(request.targets)), WEIGHT]
         rows = session.read.parquet(*(storage.join(staging.url, path) for path in missing)).select(
             features(request.transform).alias("made"), *kept, F.col("_metadata.file_name").alias("name")
         )
@@ -393,11 +418,18 @@ def _spiller(
 
     def pieces(item: RangeBatch, rank: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         batch, file = item.batch, item.entries.file
-        label = _labels(batch, request.label, labels[file])
+        if request.targets:
+            answers = [_numbers(batch, target, "target") for target in request.targets]
+        elif request.label is not None:
+            answers = [_numbers(batch, request.label, "label")]
+        else:
+            answers = [np.full(batch.num_rows, labels[file], np.float32)]
         weight = np.full(batch.num_rows, weights[file], np.float32)
+        if request.weight is not None:
+            weight *= _numbers(batch, request.weight, "weight")
         names = [*kept, FILE, ENTRY]
-        columns = [*(batch.column(name) for name in names), pa.array(label), pa.array(weight)]
-        whole = pa.RecordBatch.from_arrays(columns, names=[*names, LABEL, WEIGHT])
+        columns = [*(batch.column(name) for name in names), *map(pa.array, answers), pa.array(weight)]
+        whole = pa.RecordBatch.from_arrays(columns, names=[*names, *label_columns(len(request.targets)), WEIGHT])
         for start, stop in pairwise(mix.cuts(file, rank + item.seen, batch.num_rows)):
             yield mix.place(file, rank + item.seen + start), whole.slice(start, stop - start)
 
@@ -411,12 +443,10 @@ def _write_arrow(batches: Iterator[pa.RecordBatch], stream: Any) -> None:
             writer.write_batch(batch)
 
 
-def _labels(batch: pa.RecordBatch, expression: Expression | None, label: float | None) -> npt.NDArray[np.float32]:
-    if expression is None:
-        return np.full(batch.num_rows, label, np.float32)
-    values = expression.values(batch).astype(np.float32)
+def _numbers(batch: pa.RecordBatch, expression: Expression, what: str) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = expression.values(batch).astype(np.float32)
     if not np.isfinite(values).all():
-        msg = f"label {expression.text!r} is missing or infinite for {int((~np.isfinite(values)).sum())} events"
+        msg = f"{what} {expression.text!r} is missing or infinite for {int((~np.isfinite(values)).sum())} events"
         raise ConfigError(msg)
     return values
 
@@ -459,7 +489,7 @@ def _part_files(
     file, entry = events.column(FILE).to_numpy(), events.column(ENTRY).to_numpy()
     keys = [events.column(name).to_numpy() for name in request.keys] if request.keys else [uuids[file], entry]
     shares = request.config.split
-    split = mixing.split_of(keys, (shares.train, shares.validation, shares.test))
+    split = mixing.split_of(keys, (shares.train, shares.validation, shares.test), shares.folds, shares.fold)
     order = mixing.shuffle_order(places[file], entry, request.config.seed)
     for index, name in enumerate(mixing.SPLITS):
         rows = order[split[order] == index]
@@ -470,7 +500,7 @@ def _part_files(
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:
     url = staging.new_file()
     size = parquet.write(events, url, row_group_events(request.batch_size))
-    labels, counts = np.unique(events.column(LABEL).to_numpy(), return_counts=True)
+    labels, counts = ((), ()) if request.targets else np.unique(events.column(LABEL).to_numpy(), return_counts=True)
     return DataFile(
         path=url.rsplit("/", 1)[-1],
         rows=events.num_rows,

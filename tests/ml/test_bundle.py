@@ -16,6 +16,7 @@ from mlaas_spark.errors import ExportError, ServingError
 from mlaas_spark.ml import bundle as bundles
 from mlaas_spark.ml import savedmodel
 from mlaas_spark.ml.bundle import Bundle, serve_check, write_bundle
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model
 from mlaas_spark.ml.savedmodel import run_savedmodel, save_as, write_savedmodel
 from mlaas_spark.ml.tfaas import Params
@@ -350,7 +351,7 @@ def test_subclassed_models_are_served_and_bundled(
         net.compile(loss="binary_crossentropy", optimizer="sgd")
         return net
     """
-    model = load_user_model(model_file(text), 5)
+    model = load_user_model(model_file(text), InputLayout.matrix(5))
     made = write_bundle(model, chunks.stream(), ExportConfig(), "ab", tmp_path / "out")
     assert serve_check(made.archive)["difference"] <= 1e-6
 

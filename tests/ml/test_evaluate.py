@@ -10,6 +10,7 @@ import pytest
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml.evaluate import classification, evaluate, histograms, predict
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model
 from mlaas_spark.ml.train import train
 
@@ -106,7 +107,7 @@ def test_histograms_of_scores_beyond_0_to_1_span_their_range() -> None:
 class TestWithModels:
     def test_metrics_are_those_of_the_models_own_evaluate(self, chunks: Chunks, plain_model: Path) -> None:
         stream = chunks.stream()
-        model = load_user_model(plain_model, stream.width, seed=1)
+        model = load_user_model(plain_model, InputLayout.of(stream.transform), seed=1)
         train(model, stream, TrainConfig(epochs=3, batch_size=16))
         metrics = evaluate(model, stream)
         x = np.concatenate([batch.matrix for batch in stream.batches("test")])
@@ -124,14 +125,16 @@ class TestWithModels:
     ) -> None:
         events = [{**event, "weight": 1.0 + event["label"]} for event in make_events(60, seed=1)]
         stream = make_chunks({(0, "test"): events}, weight=2.0).stream()
-        model = load_user_model(plain_model, stream.width, seed=1)
+        model = load_user_model(plain_model, InputLayout.of(stream.transform), seed=1)
         batch = stream.arrays("test", 0)
         own = model.evaluate(batch.matrix, batch.label, sample_weight=batch.weight, batch_size=60, verbose=0)
         assert evaluate(model, stream)["loss"] == pytest.approx(own[0], rel=1e-5)
 
     def test_predictions_come_in_the_manifests_order(self, chunks: Chunks, plain_model: Path) -> None:
         stream = chunks.stream()
-        scores, labels, weights = predict(load_user_model(plain_model, stream.width), stream, "validation")
+        scores, labels, weights = predict(
+            load_user_model(plain_model, InputLayout.of(stream.transform)), stream, "validation"
+        )
         assert scores.shape == (97, 1)
         assert labels.tolist() == [event["label"] for event in chunks.of("validation")]
         assert weights.tolist() == [1.0] * 97
@@ -141,11 +144,11 @@ class TestWithModels:
     ) -> None:
         stream = make_chunks({(0, "test"): make_events(30, seed=1, classes=3)}).stream()
         with pytest.raises(ModelContractError, match="the labels are 0, 1, 2"):
-            evaluate(load_user_model(plain_model, stream.width), stream)
+            evaluate(load_user_model(plain_model, InputLayout.of(stream.transform)), stream)
 
     def test_a_split_without_events_is_refused(
         self, make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
     ) -> None:
         stream = make_chunks({(0, "train"): make_events(20, seed=1)}).stream()
         with pytest.raises(ModelContractError, match=r"the test split of .* has no events"):
-            evaluate(load_user_model(plain_model, stream.width), stream)
+            evaluate(load_user_model(plain_model, InputLayout.of(stream.transform)), stream)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlaas_spark.errors import ModelContractError
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import check_labels, encode_targets, load_user_model, loss_name, output_width
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ def dense(shape: str = "idim", outputs: int = 1, activation: str = "sigmoid", lo
 
 
 def test_a_model_in_mlaas4heps_style_loads(plain_model: Path) -> None:
-    model = load_user_model(plain_model, W)
+    model = load_user_model(plain_model, InputLayout.matrix(W))
     assert model.compiled
-    assert output_width(model, W) == 1
+    assert output_width(model, InputLayout.matrix(W)) == 1
 
 
 def test_the_same_seed_gives_the_same_weights(plain_model: Path) -> None:
-    one, same, other = (load_user_model(plain_model, W, seed=seed).get_weights() for seed in (1, 1, 2))
+    one, same, other = (
+        load_user_model(plain_model, InputLayout.matrix(W), seed=seed).get_weights() for seed in (1, 1, 2)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert not np.array_equal(one[0], other[0])
 
@@ -64,14 +67,14 @@ def test_a_subclassed_model_is_built(model_file: Callable[[str], Path]) -> None:
         net.compile(loss="binary_crossentropy", optimizer="sgd")
         return net
     """
-    model = load_user_model(model_file(text), W)
+    model = load_user_model(model_file(text), InputLayout.matrix(W))
     assert [tuple(weight.shape) for weight in model.weights] == [(W, 1), (1,)]
 
 
 def test_a_model_file_may_import_its_neighbours(model_file: Callable[[str], Path]) -> None:
     path = model_file("import neighbour_of_the_model\nmodel = neighbour_of_the_model.model\n")
     (path.parent / "neighbour_of_the_model.py").write_text(dense())
-    assert output_width(load_user_model(path, W), W) == 1
+    assert output_width(load_user_model(path, InputLayout.matrix(W)), InputLayout.matrix(W)) == 1
 
 
 def test_softmax_on_one_output_is_warned_about_once(
@@ -79,14 +82,14 @@ def test_softmax_on_one_output_is_warned_about_once(
 ) -> None:
     path = model_file(dense(activation="softmax"))
     with caplog.at_level(logging.WARNING, logger="mlaas_spark"):
-        load_user_model(path, W)
+        load_user_model(path, InputLayout.matrix(W))
     (record,) = caplog.records
     assert "always 1" in record.getMessage()
     assert "mymodel.py" in record.getMessage()
 
 
 def test_sigmoid_on_one_output_is_not_warned_about(plain_model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_user_model(plain_model, W)
+    load_user_model(plain_model, InputLayout.matrix(W))
     assert caplog.records == []
 
 
@@ -151,14 +154,14 @@ def test_a_bad_model_is_one_message_that_names_the_file(
     model_file: Callable[[str], Path], text: str, message: str
 ) -> None:
     with pytest.raises(ModelContractError, match=message) as caught:
-        load_user_model(model_file(text), W)
+        load_user_model(model_file(text), InputLayout.matrix(W))
     assert "mymodel.py" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelContractError, match=r"cannot read .*nothing\.py: No such file"):
-        load_user_model(tmp_path / "nothing.py", W)
+        load_user_model(tmp_path / "nothing.py", InputLayout.matrix(W))
 
 
 def compiled(outputs: int, loss: Any) -> Any:

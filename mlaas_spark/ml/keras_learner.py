@@ -1,0 +1,215 @@
+"""A Keras model in training: as ``Model.fit`` does it, but from any batch of an epoch on, with a state to save."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlaas_spark.errors import MlaasSparkError, ModelContractError
+from mlaas_spark.ml.learner import match
+from mlaas_spark.ml.model import graph_reason, known_remarks
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+
+    from mlaas_spark.ml.examples import Examples
+    from mlaas_spark.ml.learner import AfterBatch, Logs, State
+    from mlaas_spark.ml.stream import Batch
+
+_PREFETCH = 2
+_Plain = (bool, int, float, str, type(None), np.integer, np.floating)
+
+
+class KerasLearner:
+    """Implements :class:`mlaas_spark.ml.learner.Learner` for a Keras model, whose ``train_step`` may be its own.
+
+    Args:
+        model: The compiled model, built.
+        examples: What it learns from.
+        callbacks: Keras callbacks.
+        verbose: As in ``Model.fit``.
+    """
+
+    def __init__(self, model: Any, examples: Examples, callbacks: Sequence[Any] = (), verbose: int = 0) -> None:
+        self.model, self.examples = model, examples
+        self._given, self._verbose = list(callbacks), verbose
+        self._callbacks: Any = None
+        self._source: Iterable[Batch] = ()
+        self._failures: list[MlaasSparkError] = []
+        self._dataset = self._make_dataset()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has asked for no further epochs."""
+        return bool(self.model.stop_training)
+
+    # --- data
+
+    def _make_dataset(self) -> Any:
+        """A ``tf.data.Dataset`` whose iterators give the batches of the source that is then set."""
+        import tensorflow as tf
+
+        examples = self.examples
+        _, encoded, _ = examples.one()
+        width, with_mask = examples.inputs.width, examples.inputs.kind != "matrix"
+        signature = [
+            tf.TensorSpec((None, width), tf.float32),
+            *([tf.TensorSpec((None, width), tf.uint8)] if with_mask else []),
+            tf.TensorSpec((None, *encoded.shape[1:]), tf.as_dtype(encoded.dtype)),
+            *([tf.TensorSpec((None,), tf.float32)] if examples.weighted else []),
+        ]
+
+        def arrays() -> Generator[tuple[Any, ...], None, None]:
+            source: Any = self._source
+            try:
+                with closing(source):
+                    for batch in source:
+                        made = [batch.matrix, *([batch.mask] if with_mask else []), examples.encode(batch.label)]
+                        yield (*made, *([examples.weights(batch)] if examples.weighted else []))
+            except MlaasSparkError as error:
+                self._failures.append(error)  # TensorFlow passes on its text alone
+                raise
+
+        options = tf.data.Options()
+        options.autotune.enabled = False  # there is nothing to tune, and its thread ends 0.3 s after every other epoch
+        dataset = tf.data.Dataset.from_generator(arrays, output_signature=tuple(signature))
+        if with_mask:
+
+            def inputs(matrix: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
+                return (examples.inputs.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
+
+            dataset = dataset.map(inputs)
+        return dataset.prefetch(_PREFETCH).with_options(options)
+
+    # --- training
+
+    def begin(self, epochs: int) -> None:
+        """Compile the steps, build optimizer and metrics, tell the callbacks."""
+        import keras
+
+        model = self.model
+        model.stop_training = False
+        model.steps_per_execution = 1  # else checkpoints could not fall between any two batches
+        with self._told("before the first batch"), known_remarks():
+            model._symbolic_build(data_batch=self.examples.one())  # noqa: SLF001 - as fit does, so that there is a state to restore
+            model.make_train_function(force=True)
+            model.make_test_function()
+        self._callbacks = keras.callbacks.CallbackList(
+            self._given, add_progbar=self._verbose > 0, verbose=self._verbose, epochs=epochs, model=model
+        )
+        self._callbacks.on_train_begin()
+
+    def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
+        """Learn from the batches ``first`` up to ``count``; see :class:`~mlaas_spark.ml.learner.Learner`."""
+        model = self.model
+        if not first:
+            model.reset_metrics()
+        self._callbacks.on_epoch_begin(epoch)
+        logs: Logs = _numbers(model.get_metrics_result()) if first else {}
+        self._source = batches
+        iterator = iter(self._dataset)
+        for batch in range(first, count):
+            self._callbacks.on_train_batch_begin(batch)
+            with self._told(f"epoch {epoch}, batch {batch}"), known_remarks():
+                logs = _numbers(model.train_function(iterator))
+            self._callbacks.on_train_batch_end(batch, logs)
+            after(batch, logs)
+            if model.stop_training:
+                break
+        return logs
+
+    def judge(self, batches: Iterable[Batch]) -> Logs:
+        """Loss and metrics of batches, as ``Model.evaluate``."""
+        model = self.model
+        model.reset_metrics()
+        self._source = batches
+        self._callbacks.on_test_begin()
+        logs: Logs = {}
+        with self._told("validation"), known_remarks():
+            for batch in self._dataset:
+                logs = _numbers(model.test_function(iter([batch])))
+        self._callbacks.on_test_end(logs)
+        return logs
+
+    def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
+        """Tell the callbacks, which may add to the row: a learning rate."""
+        self._callbacks.on_epoch_end(epoch, row)
+
+    def end(self) -> None:
+        """Take over averaged weights where the optimizer keeps some; tell the callbacks."""
+        self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
+        self._callbacks.on_train_end()
+
+    @contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except MlaasSparkError:
+            raise
+        except Exception as error:  # whatever the user's own model raises
+            if self._failures:
+                raise self._failures[0] from None
+            msg = f"the model failed in {where}: {graph_reason(error)}"
+            raise ModelContractError(msg) from error
+
+    # --- state
+
+    def _variables(self) -> dict[str, Any]:
+        """By names that another process gives them too: Keras' own names count the layers of a process."""
+        from keras.src.random.seed_generator import global_seed_generator
+
+        model = self.model
+        kinds = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+        variables = {f"{kind}/{number}": v for kind, of_kind in kinds.items() for number, v in enumerate(of_kind)}
+        return {**variables, "random/keras": global_seed_generator().state}
+
+    def state(self) -> State:
+        """Weights, optimizer, metrics so far, random number generators, and what callbacks count."""
+        arrays = {name: np.asarray(variable) for name, variable in self._variables().items()}
+        kind, words, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - what set_random_seed seeds
+        del kind
+        arrays["random/numpy"] = np.concatenate([np.asarray(words, np.float64), [position, has_gauss, gauss]])
+        _, numbers, gauss_next = random.getstate()
+        arrays["random/python"] = np.array([*numbers, math.nan if gauss_next is None else gauss_next], np.float64)
+        for number, callback in enumerate(self._given):
+            for name, value in vars(callback).items():
+                if name.startswith("_") or name == "params":
+                    continue
+                place = f"callback/{number}/{name}"
+                if isinstance(value, _Plain):
+                    arrays[place] = np.array("" if value is None else value)
+                elif name == "best_weights" and value is not None:
+                    arrays.update({f"{place}/{index}": np.asarray(weight) for index, weight in enumerate(value)})
+        return arrays
+
+    def restore(self, state: State) -> None:
+        """Go on from a state; :meth:`begin` comes before."""
+        variables = self._variables()
+        arrays = {name: match(state, name, np.asarray(variable)) for name, variable in variables.items()}
+        if extra := [n for n in state if n.split("/")[0] in {"model", "optimizer", "metrics"} and n not in variables]:
+            msg = f"the checkpoint is of another model: it has {extra[0]}, which the model lacks"
+            raise ModelContractError(msg)
+        for name, array in arrays.items():
+            variables[name].assign(array)
+        *words, position, has_gauss, gauss = state["random/numpy"].tolist()
+        np.random.set_state(  # noqa: NPY002 - as above
+            ("MT19937", np.array(words, np.uint32), int(position), int(has_gauss), gauss)
+        )
+        *numbers, gauss_next = state["random/python"].tolist()
+        random.setstate((3, tuple(map(int, numbers)), None if np.isnan(gauss_next) else gauss_next))
+        for number, callback in enumerate(self._given):
+            prefix = f"callback/{number}/"
+            for name in [name for name in state if name.startswith(prefix) and name.count("/") == 2]:
+                value = state[name].item()
+                setattr(callback, name.removeprefix(prefix), None if isinstance(value, str) and not value else value)
+            if weights := [name for name in state if name.startswith(f"{prefix}best_weights/")]:
+                weights.sort(key=lambda name: int(name.rpartition("/")[2]))
+                callback.best_weights = [state[name] for name in weights]
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(np.asarray(value)) for name, value in logs.items()}
