@@ -634,6 +634,7 @@ def train(
     fout: Annotated[
         str | None, typer.Option("--fout", help="Folder for the run, or a model file: model.keras, .h5, .pb.")
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training of this name.")] = False,
 ) -> None:
     """Train a model, the whole way from files to a bundle for TFaaS.
 
@@ -668,7 +669,7 @@ def train(
             where, save_as = mlaas4hep.place(fout)
             content = {**content, **where}
     command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
-    result = pipeline.train(_resolved(context, content), _journal(), command, save_as)
+    result = pipeline.train(_resolved(context, content), _journal(), command, save_as, resume=resume)
     _show(result)
 
 

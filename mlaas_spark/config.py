@@ -291,6 +291,7 @@ class TrainConfig(_Section):
     shuffle: bool = True
     class_weight: Literal["balanced"] | dict[float, float] | None = None
     normalise_weights: bool = False
+    learning_rate: float | dict[str, dict[str, Any]] | None = None
     callbacks: tuple[dict[str, dict[str, Any]], ...] = ()
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     seed: int = Field(default=1, ge=0, lt=2**31)
@@ -310,6 +311,17 @@ class TrainConfig(_Section):
     def _one_name_each(cls, value: tuple[dict[str, dict[str, Any]], ...]) -> tuple[dict[str, dict[str, Any]], ...]:
         if odd := [item for item in value if len(item) != 1]:
             msg = f"each callback is one name with its settings, as {{EarlyStopping: {{patience: 3}}}}, not {odd[0]}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _a_rate_or_one_schedule(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) != 1:
+            msg = "give a number, or one schedule as {CosineDecay: {initial_learning_rate: 0.01, decay_steps: 1000}}"
+            raise ValueError(msg)
+        if isinstance(value, float) and not (math.isfinite(value) and value > 0):
+            msg = "must be finite and above 0"
             raise ValueError(msg)
         return value
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
+import shutil
 from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
@@ -34,7 +37,7 @@ from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyspark.sql import SparkSession
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from mlaas_spark.estimate import Estimate
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.ml.bundle import Contents
+    from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.plan import Plan
     from mlaas_spark.runs import Journal, Work
     from mlaas_spark.spark.ingest import Events
@@ -270,7 +274,9 @@ def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     return _chunks(config, counted, made, storage.absolute(folder), journal)
 
 
-def train(config: Config, journal: Journal, command: str = "", save_as: str | None = None) -> RunResult:
+def train(
+    config: Config, journal: Journal, command: str = "", save_as: str | None = None, *, resume: bool = False
+) -> RunResult:
     """The whole way: files to specs, chunks, a trained model, metrics and a bundle, in a run folder of its own.
 
     Args:
@@ -278,6 +284,7 @@ def train(config: Config, journal: Journal, command: str = "", save_as: str | No
         journal: Told of each stage.
         command: What the user typed, for run.json and the report.
         save_as: Path or URL under which the model is also written (``.keras``, ``.h5``, ``.pb``).
+        resume: Go on from the newest checkpoint of a training of this name that was interrupted.
 
     Raises:
         MlaasSparkError: One of its kinds for whatever a user can mend; then no run folder is left.
@@ -288,7 +295,7 @@ def train(config: Config, journal: Journal, command: str = "", save_as: str | No
     fileset(config.input)  # what costs nothing to check is checked before anything starts
     save_as = _free(save_as) if save_as else None
     with runs.working_folder(storage.join(storage.absolute(config.runs), config.name)) as work:
-        return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC)))
+        return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC), resume))
 
 
 def _free(save_as: str) -> str:
@@ -308,6 +315,7 @@ class _Place:
     command: str
     save_as: str | None
     started: datetime
+    resume: bool
 
 
 @dataclass(frozen=True)
@@ -323,9 +331,12 @@ class _Prepared:
 
 def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     # first of all what keeps TensorFlow quiet, which the user's file is about to import
+    from mlaas_spark.ml.callbacks import set_learning_rate
+    from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.model import check_labels, load_user_model, output_width
 
+    checkpoints = _checkpoints(config, place)
     user = UserFile.read(str(config.train.model), ModelContractError)
     user.check_syntax(ModelContractError)
     spark = _start(config, journal, meanwhile=_import_keras)
@@ -345,22 +356,87 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
     data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder))
-    return _fit_and_publish(config, journal, data, model, place)
+    set_learning_rate(model, config.train)
+    identity = _identity(config, user, data)
+    keeper = Keeper.of(checkpoints, identity, config.train.checkpoint, resume=place.resume)
+    if keeper.resumed:
+        at = keeper.resumed.position
+        journal.say(f"goes on after {at.step:,} batches, with pass {at.turn + 1}, batch {at.batch + 1}")
+    with _told_how_to_go_on(keeper, journal):
+        return _fit_and_publish(
+            config, journal, data, _Fitting(model, keeper, checkpoints, config.train.callbacks), place
+        )
 
 
-def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: Any, place: _Place) -> RunResult:
+@dataclass(frozen=True)
+class _Fitting:
+    """A model to be trained, and where its checkpoints lie."""
+
+    model: Any
+    keeper: Keeper
+    checkpoints: str
+    callbacks: tuple[dict[str, dict[str, Any]], ...]
+
+
+def _checkpoints(config: Config, place: _Place) -> str:
+    """The folder for the checkpoints of a training: a new one, or to resume that of the newest interrupted one.
+
+    Raises:
+        ConfigError: There is none to resume.
+    """
+    home = storage.join(storage.absolute(config.runs), config.name, "checkpoints")
+    from mlaas_spark.ml.checkpoint import Checkpoints
+
+    names = sorted(storage.children(home)) if storage.exists(home) else []
+    there = [name for name in names if Checkpoints(storage.join(home, name)).names()]
+    if not place.resume:
+        return storage.join(home, f"{place.started:%Y%m%dT%H%M%SZ}-{os.getpid()}")
+    if not there:
+        msg = f"nothing to resume: {home} has no checkpoints; train without --resume"
+        raise ConfigError(msg)
+    return storage.join(home, there[-1])
+
+
+def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]:
+    """What trains on what, for checkpoints: all that changes the weights."""
+    free = {"model", "checkpoint", "threads", "verbose"}
+    settings = config.train.model_dump(mode="json", exclude=free)
+    return {
+        "data set": data.manifest.content_digest[:12],
+        "features": data.transform.digest()[:12],
+        "model file": user.digest[:12],
+        **{f"train.{name}": json.dumps(value) for name, value in settings.items()},
+    }
+
+
+@contextmanager
+def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
+    """Whatever ends a training, say that there is a checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if keeper.written:
+            journal.say(f"its last checkpoint is in {keeper.checkpoints.folder}: go on from it with --resume")
+        raise
+
+
+def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
+    from mlaas_spark.ml import callbacks, savedmodel
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml import fit as fitting
-    from mlaas_spark.ml import savedmodel
+    from mlaas_spark.ml import fit as training
     from mlaas_spark.ml.stream import ChunkStream
 
-    work, manifest = place.work.path, data.manifest
+    work, manifest, model = place.work.path, data.manifest, fitting.model
     digest = manifests.request_digest([config.digest(), data.plan.digest()])
     name = f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
     stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
     with journal.stage("train") as stage:
-        history = fitting.fit(model, stream, config.train, progress=_told(journal))
+        called = callbacks.of_config(fitting.callbacks, _written_by_callbacks(fitting, work))
+        called += callbacks.of_file(Path(str(config.train.model)))
+        history = training.fit(
+            model, stream, config.train, callbacks=called, progress=_told(journal), keeper=fitting.keeper
+        )
         stage.events = stream.events("train") * config.train.epochs
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
@@ -384,6 +460,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
         "width": data.transform.width,
         "chunks": data.folder,
         "bundle": bundle.name,
+        "resumed": fitting.keeper.resumed and asdict(fitting.keeper.resumed.position),
         "digests": {
             **manifest.digests,
             "config": config.digest(),
@@ -422,7 +499,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
             bundle=storage.join(place.work.home, name, "bundle", bundle.archive.name),
         )
     )
+    if (written := _written_by_callbacks(fitting, work)) != work:
+        for path in sorted(written.iterdir()):
+            shutil.move(path, work / path.name)
     folder = runs.publish(place.work, name, texts)
+    fitting.keeper.checkpoints.remove()
     return RunResult(
         folder=folder,
         bundle=storage.join(folder, "bundle", bundle.name),
@@ -435,6 +516,15 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, model: A
         chunks=data.folder,
         saved=place.save_as,
     )
+
+
+def _written_by_callbacks(fitting: _Fitting, work: Path) -> Path:
+    """Where callbacks write: beside the checkpoints, for a resumed training to find; in the run if these are far."""
+    local = storage.local_path(fitting.checkpoints)
+    if local is None or not fitting.callbacks:
+        return work
+    (local / "files").mkdir(parents=True, exist_ok=True)
+    return local / "files"
 
 
 def export(run: str, destination: str | None, journal: Journal) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.abc
 import importlib.util
 import sys
@@ -45,6 +46,15 @@ class UserFile:
     def function(self, name: str, error: type[MlaasSparkError]) -> Callable[..., Any]:
         """The function ``name`` of the file, which is run once for it; ``error`` if that fails or it has none."""
         return self.first_of((name,), error)[1]
+
+    def value(self, name: str, error: type[MlaasSparkError]) -> Any:
+        """What the file, which is run once for it, has under ``name``; None if nothing, ``error`` if it fails."""
+        return getattr(self._module(error), name, None)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its text."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
 
     def first_of(self, names: tuple[str, ...], error: type[MlaasSparkError]) -> tuple[str, Callable[..., Any]]:
         """The first of ``names`` that is a function of the file, and the function; ``error`` as :meth:`function`."""

@@ -17,7 +17,7 @@ import time
 import uuid
 import zipfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class Checkpoints:
             return  # of the same training: the same
         texts = {_ARRAYS: content, _ABOUT: json.dumps(about).encode()}
         self._publish(target, texts)
-        for old in sorted(self._names())[: -self.keep]:
+        for old in sorted(self.names())[: -self.keep]:
             storage.remove(storage.join(self.folder, old))
 
     def _publish(self, target: str, files: Mapping[str, bytes]) -> None:
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """The newest that is whole, None if there is none; one that is not is said."""
-        for name in sorted(self._names(), reverse=True):
+        for name in sorted(self.names(), reverse=True):
             try:
                 return self._read(storage.join(self.folder, name))
             except ChunkError as error:
@@ -168,14 +168,16 @@ class Checkpoints:
             msg = f"the checkpoint {folder} cannot be read: {error}"
             raise ChunkError(msg) from error
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of all that are there."""
         if not storage.exists(self.folder):
             return []
         return [name for name in storage.children(self.folder) if name.startswith("step-")]
 
     def remove(self) -> None:
-        """All of them: the training is done."""
-        storage.remove(self.folder)
+        """All of them, and their folder: the training is done."""
+        if storage.exists(self.folder):
+            storage.remove(self.folder)
 
 
 @dataclass
@@ -197,6 +199,7 @@ class Keeper:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
+        self.written = self.resumed is not None
         self._last = self.clock()
         self._step = self.resumed.position.step if self.resumed else 0
 
@@ -221,7 +224,7 @@ class Keeper:
     def keep(self, position: Position, rows: tuple[dict[str, float], ...], state: State) -> None:
         """Write a checkpoint."""
         self.checkpoints.write(Checkpoint(position, rows, self.identity, state))
-        self._last, self._step = self.clock(), position.step
+        self._last, self._step, self.written = self.clock(), position.step, True
 
 
 def _write_through(path: Path, content: bytes) -> None:
@@ -238,8 +241,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """For the log and run.json: where it goes on from."""
-    return asdict(checkpoint.position)

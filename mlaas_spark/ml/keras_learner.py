@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import Batch
 
 _PREFETCH = 2
+_SET_ANEW = ("params", "min_delta")  # of callbacks; Keras turns the sign of min_delta when it first looks at a metric
 _Plain = (bool, int, float, str, type(None), np.integer, np.floating)
 
 
@@ -177,7 +178,7 @@ class KerasLearner:
         arrays["random/python"] = np.array([*numbers, math.nan if gauss_next is None else gauss_next], np.float64)
         for number, callback in enumerate(self._given):
             for name, value in vars(callback).items():
-                if name.startswith("_") or name == "params":
+                if name.startswith("_") or name in _SET_ANEW:
                     continue
                 place = f"callback/{number}/{name}"
                 if isinstance(value, _Plain):

@@ -146,7 +146,7 @@ class ChunkStream:
         shuffle = None if seed is None else (seed, epoch)
         with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as all_row_groups:
             row_groups = _without_first(all_row_groups, left_out - seen)
-            seen = left_out
+            seen = min(left_out, self.events(split, chunk))
             for batch in _cut(row_groups, self.batch_size, self.buffers.empty):
                 seen += len(batch)
                 if not self.weighted and not (batch.weight == 1.0).all():

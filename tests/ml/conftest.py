@@ -104,6 +104,11 @@ def dense_table(events: list[Event]) -> pa.Table:
 def _beside(events: list[Event]) -> dict[str, pa.Array]:
     return {
         LABEL: pa.array([event["label"] for event in events], pa.float32()),
+        **(
+            {f"{LABEL}_1": pa.array([event["second"] for event in events], pa.float32())}
+            if "second" in events[0]
+            else {}
+        ),
         WEIGHT: pa.array([event["weight"] for event in events], pa.float32()),
         FILE: pa.array([0] * len(events), pa.int32()),
         ENTRY: pa.array([event["entry"] for event in events], pa.int64()),
@@ -154,6 +159,7 @@ def write_chunks(
     layout: str = "compact",
     row_group: int = 32,
     weight: float = 1.0,
+    targets: int = 0,
 ) -> Chunks:
     """Write one file for each (chunk, split), and the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ def write_chunks(
         table = compact_table(of_file) if layout == "compact" else dense_table(of_file)
         pq.write_table(table, path, row_group_size=row_group, compression="lz4", use_dictionary=False)
         labels = [f"{event['label']:g}" for event in of_file]
-        counts = {label: labels.count(label) for label in sorted(set(labels))}
+        counts = {} if targets else {label: labels.count(label) for label in sorted(set(labels))}
         files.append(
             DataFile(path.name, len(of_file), path.stat().st_size, ((0, 0, 1),), "0" * 64, chunk, split, counts)
         )
@@ -175,6 +181,7 @@ def write_chunks(
         inputs=(Input("events.root", "uuid", "Events", total, total, None, weight),),
         files=tuple(files),
         transform=TRANSFORM.to_json() if layout == "dense" else None,
+        targets=("3 * nJet - 1", "-nJet")[:targets],
     )
     chunks = Chunks(folder, events, manifest)
     chunks.publish(manifest)
