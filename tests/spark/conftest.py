@@ -264,11 +264,15 @@ def request_of(transform: FeatureTransform) -> Callable[..., ChunkRequest]:
         features: FeatureTransform = transform,
         batch_size: int = 32,
         split: dict[str, float] | None = None,
+        targets: tuple[str, ...] = (),
+        weight: str | None = None,
     ) -> ChunkRequest:
         config = ChunkConfig.model_validate(
             {"size": size, "seed": seed, "layout": layout, **({"split": split} if split else {})}
         )
-        return ChunkRequest(config, features, keys, Expression.parse(label) if label else None, batch_size, "specs")
+        parsed = {name: Expression.parse(text) if text else None for name, text in (("l", label), ("w", weight))}
+        answers = tuple(map(Expression.parse, targets))
+        return ChunkRequest(config, features, keys, parsed["l"], batch_size, "specs", answers, parsed["w"])
 
     return make
 

@@ -294,6 +294,58 @@ def test_label_is_a_branch_or_an_expression(
     assert not {"flag", "nJet", "MET_pt", "nEle_pt"} & set(made[0])
 
 
+@pytest.mark.parametrize("layout", ["compact", "dense"])
+def test_targets_and_weights_are_expressions_too(
+    opened: Callable[..., Events],
+    sample: Sample,
+    request_of: Callable[..., ChunkRequest],
+    tmp_path: Path,
+    layout: str,
+) -> None:
+    targets, weight = ("nJet * 2.0", "nJet - 3 * nEle_pt"), "1 - 2 * (nEle_pt > 1)"  # some weights are negative, as a generator's
+    answers = ("nJet", "nEle_pt")
+    events = opened(sample.paths(), branches=("Jet_pt", *answers), weights=[1.0, 2.0, 0.5])
+    request = request_of(
+        targets=targets, weight=weight, features=request_of().transform.only("Jet_pt"), layout=layout, batch_size=32
+    )
+    manifest = build(events, request, str(tmp_path / "c"))
+    made = rows_of(tmp_path / "c", manifest)
+    assert (manifest.targets, manifest.weight, manifest.counts()) == (targets, weight, {})
+    assert sum(manifest.events().values()) == len(made) == 1280
+    assert manifests.read(str(tmp_path / "c")) == manifest
+    for row in made:
+        event = sample.events[place(row)]
+        assert row["__label"] == event["nJet"] * 2.0
+        assert row["__label_1"] == event["nJet"] - 3 * event["nEle_pt"]
+        assert row["__weight"] == [1.0, 2.0, 0.5][row["__file"]] * (-1 if event["nEle_pt"] > 1 else 1)
+    assert not {*answers} & set(made[0])
+
+
+def test_each_event_is_a_test_event_of_one_fold_and_nothing_else_there(
+    opened: Callable[..., Events],
+    events: Events,
+    sample: Sample,
+    request_of: Callable[..., ChunkRequest],
+    tmp_path: Path,
+) -> None:
+    """Across folds, other chunk sizes and more files, an event changes sides only where its own fold is the test."""
+    sides: dict[tuple[int, int], list[str]] = {}
+    fewer = opened(sample.paths()[:2], labels=LABELS[:2])
+    for fold in range(3):
+        split = {"folds": 3, "fold": fold}
+        made = rows_of(tmp_path / f"{fold}", build(events, request_of(split=split), str(tmp_path / f"{fold}")))
+        of_fold = {place(row): row["split"] for row in made}
+        for event, side in of_fold.items():
+            sides.setdefault(event, []).append(side)
+        other = tmp_path / f"other-{fold}"
+        again = rows_of(other, build(fewer, request_of(split=split, size=70, seed=9), str(other)))
+        assert all(of_fold[place(row)] == row["split"] for row in again)
+    assert len(sides) == 1280
+    assert all(of_event.count("test") == 1 for of_event in sides.values())
+    # where it is no test event, it is on one and the same side
+    assert all(len(set(of_event)) == 2 for of_event in sides.values())
+
+
 def test_branch_of_the_label_is_no_feature(
     opened: Callable[..., Events], sample: Sample, request_of: Callable[..., ChunkRequest], tmp_path: Path
 ) -> None:

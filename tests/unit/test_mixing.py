@@ -180,6 +180,18 @@ def test_split_has_the_shares_that_were_asked_for() -> None:
         assert abs(count - n * share) < 4 * np.sqrt(n * share * (1 - share))
 
 
+@given(st.integers(2, 1000), st.integers(0, 2**32))
+def test_each_event_is_in_one_fold(folds: int, first: int) -> None:
+    keys = [np.arange(first, first + 50)]
+    tests = sum((split_of(keys, (0.64, 0.16, 0.2), folds, fold) == 2).astype(int) for fold in range(folds))
+    assert np.array_equal(tests, np.ones(50))
+
+
+def test_training_and_validation_share_the_other_folds() -> None:
+    counts = np.bincount(split_of(keys_of(100_000), (0.64, 0.16, 0.2), 5, 2), minlength=3)
+    assert counts / 100_000 == pytest.approx([0.64, 0.16, 0.2], abs=0.01)
+
+
 def test_split_of_an_event_does_not_depend_on_the_others() -> None:
     keys = keys_of(20_000)
     whole = split_of(keys, (0.6, 0.2, 0.2))
