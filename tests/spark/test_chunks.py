@@ -304,7 +304,7 @@ def test_targets_and_weights_are_expressions_too(
 ) -> None:
     targets, weight = ("nJet * 2.0", "nJet - 3 * nEle_pt"), "1 - 2 * (nEle_pt > 1)"  # some weights are negative, as a generator's
     answers = ("nJet", "nEle_pt")
-    events = opened(sample.paths(), branches=("Jet_pt", *answers), weights=[1.0, 2.0, 0.5])
+    events = opened(sample.paths(), branches=("Jet_pt", *answers), labels=LABELS, weights=[1.0, 2.0, 0.5])
     request = request_of(
         targets=targets, weight=weight, features=request_of().transform.only("Jet_pt"), layout=layout, batch_size=32
     )
