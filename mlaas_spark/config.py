@@ -294,6 +294,7 @@ class TrainConfig(_Section):
     learning_rate: float | dict[str, dict[str, Any]] | None = None
     callbacks: tuple[dict[str, dict[str, Any]], ...] = ()
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    mlflow: str | None = None
     seed: int = Field(default=1, ge=0, lt=2**31)
     threads: int = Field(default=2, ge=1, le=64)
     verbose: int = Field(default=0, ge=0, le=2)

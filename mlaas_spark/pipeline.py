@@ -399,7 +399,7 @@ def _checkpoints(config: Config, place: _Place) -> str:
 
 def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]:
     """What trains on what, for checkpoints: all that changes the weights."""
-    free = {"model", "checkpoint", "threads", "verbose"}
+    free = {"model", "checkpoint", "threads", "verbose", "mlflow"}
     settings = config.train.model_dump(mode="json", exclude=free)
     return {
         "data set": data.manifest.content_digest[:12],
@@ -422,11 +422,12 @@ def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
 
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
-    from mlaas_spark.ml import callbacks, savedmodel
+    from mlaas_spark.ml import callbacks, savedmodel, tracking
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml import fit as training
     from mlaas_spark.ml.stream import ChunkStream
 
+    tracked = tracking.client(config.train.mlflow) if config.train.mlflow else None
     work, manifest, model = place.work.path, data.manifest, fitting.model
     digest = manifests.request_digest([config.digest(), data.plan.digest()])
     name = f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
@@ -504,6 +505,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             shutil.move(path, work / path.name)
     folder = runs.publish(place.work, name, texts)
     fitting.keeper.checkpoints.remove()
+    if config.train.mlflow:
+        with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
+            files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
+            parameters = config.model_dump(mode="json")
+            tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
     return RunResult(
         folder=folder,
         bundle=storage.join(folder, "bundle", bundle.name),
