@@ -342,6 +342,18 @@ class TrainConfig(_Section):
         return self
 
 
+class EvaluateConfig(_Section):
+    """Metrics of a trained model: how many events and replicas, and the yields of the significance."""
+
+    bootstrap: int = Field(default=200, ge=0, le=10_000)
+    train_events: int = Field(default=100_000, ge=0)
+    importance_events: int = Field(default=5_000, ge=0)
+    importance_repeats: int = Field(default=3, ge=1, le=100)
+    signal_yield: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    background_yield: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    seed: int = Field(default=1, ge=0, lt=2**31)
+
+
 class ExportConfig(_Section):
     """The bundle for TFaaS; the served name is ``<name>_<digest>``."""
 
@@ -392,6 +404,7 @@ class Config(_Section):
     features: FeatureConfig = Field(default_factory=FeatureConfig)
     chunks: ChunkConfig = Field(default_factory=ChunkConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     predict: PredictConfig = Field(default_factory=PredictConfig)
     spark: SparkConfig = Field(default_factory=SparkConfig)

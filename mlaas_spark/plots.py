@@ -1,0 +1,442 @@
+"""Plots of metrics.json as PNG: plain values in, images out. Reads and writes no file, opens no window."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+
+# Okabe and Ito's palette: told apart by colour-blind readers
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#332288")
+_INK = "#333333"
+_GREY = "#808890"
+_MOST_CURVES = len(_COLOURS)
+_MOST_BRANCHES = 20
+_LONGEST = 48
+_PANEL = (5.6, 4.2)  # inches
+_STYLE = {
+    "font.size": 10,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "xtick.top": True,
+    "ytick.right": True,
+    "xtick.minor.visible": True,
+    "ytick.minor.visible": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.titlesize": 9,
+    "errorbar.capsize": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """An image.
+
+    Attributes:
+        name: Of its file, without ``.png``.
+        title: What it shows, in a line.
+        alt: What one sees on it, for those who do not.
+        png: The image.
+    """
+
+    name: str
+    title: str
+    alt: str
+    png: bytes
+
+
+def draw(metrics: Mapping[str, Any]) -> list[Plot]:
+    """A plot of each thing that the metrics have; equal metrics give equal images."""
+    import matplotlib as mpl
+
+    makers = (_roc, _scores, _confusion, _calibration, _significance, _residuals, _importance, _learning_curves)
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # a user's own matplotlibrc must not change what a run leaves
+        mpl.rcParams.update(_STYLE)
+        # names may have letters that the font lacks: they are drawn as boxes
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        return [plot for maker in makers for plot in maker(metrics)]
+
+
+def _figure(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    columns = min(panels, 2)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A name as matplotlib draws it: no formula, no line break, not too long."""
+    line = " ".join(text.split())
+    short = line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+def _class(label: str, metrics: Mapping[str, Any]) -> str:
+    """How a class is called in a legend."""
+    name = (metrics.get("class_names") or {}).get(label)
+    return _plain(name if name else f"label {label}")
+
+
+def _said(axes: Axes, metrics: Mapping[str, Any]) -> None:
+    """Above the axes: the split, how many events, and whether weights count."""
+    axes.set_title(_where(metrics), loc="right", color=_GREY)
+
+
+def _where(metrics: Mapping[str, Any]) -> str:
+    weights = metrics.get("weights")
+    if not weights:
+        return f"{metrics.get('split', 'test')} events"
+    text = f"{metrics['split']}: {weights['events']:,} events"
+    if abs(weights["sum"] - weights["events"]) < 1e-6 * weights["events"] and not weights["negative"]:
+        return f"{text}, unweighted" if _is_unweighted(weights) else f"{text}, weighted"
+    return f"{text}, weighted (sum {_short(weights['sum'])})"
+
+
+def _short(value: float) -> str:
+    """A sum of weights without digits that nobody reads."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _is_unweighted(weights: Mapping[str, Any]) -> bool:
+    return abs(weights["effective"] - weights["events"]) < 1e-6 * weights["events"]
+
+
+def _amount(metrics: Mapping[str, Any]) -> str:
+    """What a histogram counts."""
+    weights = metrics.get("weights")
+    return "events" if weights and _is_unweighted(weights) and not weights["negative"] else "sum of weights"
+
+
+def _roc(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    curves = {label: curve for label, curve in (metrics.get("roc") or {}).items() if curve}
+    if not curves:
+        return
+    figure, (left, right) = _figure(2)
+    left.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+    lowest = 1.0
+    for colour, (label, curve) in zip(_COLOURS, curves.items(), strict=False):
+        fpr, tpr = np.array(curve["fpr"]), np.array(curve["tpr"])
+        text = f"{_class(label, metrics)}: AUC {curve['auc']:.4f}" + _error(curve)
+        left.plot(fpr, tpr, color=colour, label=text)
+        some = (fpr > 0) & (tpr > 0)
+        right.plot(tpr[some], 1 / fpr[some], color=colour, label=_class(label, metrics))
+        lowest = min(lowest, float(fpr[some].min(initial=1.0)))
+    shared = np.linspace(0.01, 1, 100)
+    right.plot(shared, 1 / shared, color=_GREY, linestyle=":", linewidth=1)
+    left.set(xlabel="background efficiency (false positive rate)", ylabel="signal efficiency (true positive rate)")
+    left.set(xlim=(0, 1), ylim=(0, 1.005))
+    right.set(xlabel="signal efficiency", ylabel="background rejection (1 / background efficiency)", yscale="log")
+    right.set(xlim=(0, 1), ylim=(0.9, 2 / lowest))
+    for axes in (left, right):
+        axes.legend(loc="lower right" if axes is left else "upper right")
+        _said(axes, metrics)
+    told = ", ".join(f"label {label}: AUC {curve['auc']:.4f}" for label, curve in curves.items())
+    yield Plot("roc", f"ROC curve on the {metrics.get('split', 'test')} events", f"ROC curves; {told}", _png(figure))
+
+
+def _error(curve: Mapping[str, Any]) -> str:
+    interval = curve.get("auc_interval")
+    return f" ± {interval['std']:.4f}" if interval else ""
+
+
+def _scores(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    panels = metrics.get("scores")
+    if not panels:
+        return
+    split = metrics["split"]
+    has_train = any(name != split for panel in panels for name in panel["splits"])
+    figure, several = _figure(len(panels))
+    for axes, panel in zip(several, panels, strict=True):
+        _draw_scores(axes, panel, metrics)
+    told = "; ".join(
+        f"label {label}: KS distance {test['statistic']:.3g}" + (f", p {test['p']:.2g}" if test["p"] is not None else "")
+        for label, test in (metrics.get("overtraining") or {}).items()
+        if test["statistic"] is not None
+    )
+    title = f"Scores by class: {split} filled" + (", training as points scaled to it" if has_train else "")
+    alt = f"Histograms of the scores of each class in {split}" + (" and training events" if has_train else "")
+    yield Plot("scores", title, f"{alt}. {told}".strip(), _png(figure))
+
+
+def _draw_scores(axes: Axes, panel: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """The split's events filled, those of training as points with errors, scaled to the same area."""
+    edges = np.array(panel["edges"])
+    middle = (edges[1:] + edges[:-1]) / 2
+    split = metrics["split"]
+    tests = metrics.get("overtraining") or {}
+    heights = [0.0]
+    for colour, (label, test) in zip(_COLOURS, panel["splits"][split].items(), strict=False):
+        total = np.array(test["sum"])
+        name = _class(label, metrics)
+        axes.stairs(total, edges, fill=True, color=colour, alpha=0.3, label=f"{name}, {split}")
+        axes.stairs(total, edges, color=colour, linewidth=1)
+        heights += [float(total.max())]
+        train = panel["splits"].get("train", {}).get(label) if split != "train" else None
+        if train is None or sum(train["sum"]) <= 0:
+            continue
+        scale = total.sum() / sum(train["sum"])
+        points, error = scale * np.array(train["sum"]), scale * np.array(train["error"])
+        some = error > 0
+        p = (tests.get(label) or {}).get("p")
+        own = len(metrics["scores"]) == 1 or label == str(panel["output"])
+        shown = f"{name}, training" + (f" (KS p = {p:.2g})" if p is not None and own else "")
+        axes.errorbar(
+            *(middle[some], points[some], error[some]), color=colour, fmt="o", markersize=2.5, linewidth=1, label=shown
+        )
+        heights += [float((points + error).max())]
+    of = "" if len(metrics["scores"]) == 1 else f" of {_class(str(panel['output']), metrics)}"
+    axes.set(xlabel=f"score{of}", ylabel=f"{_amount(metrics)} / {edges[1] - edges[0]:.3g}")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(top=1.45 * max(heights) or 1.0)
+    axes.legend(loc="upper center", ncols=2, fontsize=7.5)
+    _said(axes, metrics)
+
+
+def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    matrix = metrics.get("confusion")
+    if not matrix:
+        return
+    labels = matrix["labels"]
+    share = np.array([row if row is not None else [np.nan] * len(labels) for row in matrix["share"]], np.float64)
+    side = max(3.6, 1.2 + 0.62 * len(labels))
+    figure, (axes,) = _figure(1, (min(side + 1.2, 14), min(side, 12)))
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    if len(labels) <= 12:
+        for row, column in np.ndindex(share.shape):
+            dark = np.isfinite(share[row, column]) and share[row, column] > 0.55
+            text = f"{100 * share[row, column]:.1f} %\n" if np.isfinite(share[row, column]) else "-\n"
+            text += f"{_short(matrix['sum'][row][column])} ± {_short(matrix['error'][row][column])}"
+            size = 8 if len(labels) <= 4 else 5
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else _INK)
+    names = [_class(label, metrics) for label in labels]
+    turned = len(labels) > 3
+    axes.set_xticks(range(len(labels)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_yticks(range(len(labels)), names)
+    axes.tick_params(which="both", length=0)
+    axes.minorticks_off()
+    axes.set(xlabel="taken for", ylabel="true class")
+    _said(axes, metrics)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
+    told = "; ".join(
+        f"{100 * row[k]:.1f} % of label {label} are right" for k, (label, row) in enumerate(zip(labels, share, strict=True))
+    )
+    title = "Confusion matrix: share of each true class, " + _amount(metrics)
+    yield Plot("confusion", title, f"Confusion matrix; {told}", _png(figure))
+
+
+def _calibration(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    found = metrics.get("calibration")
+    if not found:
+        return
+    figure, (axes, below) = _figure(2)
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1, label="calibrated")
+    for colour, (label, curve) in zip(_COLOURS, found["classes"].items(), strict=False):
+        kept = [k for k, value in enumerate(curve["observed"]) if value is not None]
+        x, y, error = ([curve[key][k] for k in kept] for key in ("predicted", "observed", "error"))
+        numbers = f": ECE {curve['ece']:.4f}" if curve["ece"] is not None else ""
+        numbers += f", Brier {curve['brier']:.4f}" if curve["brier"] is not None else ""
+        text = f"{_class(label, metrics)}{numbers}"
+        axes.errorbar(x, y, error, color=colour, fmt="o-", markersize=3.5, linewidth=1, label=text)
+        below.stairs(curve["sum"], curve["edges"], color=colour, label=_class(label, metrics))
+    axes.set(xlabel="mean score in the bin", ylabel="share of events of the class", xlim=(0, 1), ylim=(-0.02, 1.02))
+    axes.legend(loc="upper left")
+    below.set(xlabel="score", ylabel=f"{_amount(metrics)} / bin", xlim=(0, 1))
+    below.legend()
+    _said(axes, metrics)
+    _said(below, metrics)
+    alt = f"Reliability curve; expected calibration error {_text(found['ece'])}, Brier score {_text(found['brier'])}"
+    yield Plot("calibration", "Calibration: how often events of a score are of the class", alt, _png(figure))
+
+
+def _text(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4g}"
+
+
+def _significance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    scans = {label: scan for label, scan in (metrics.get("significance") or {}).items() if scan}
+    if not scans:
+        return
+    shown = list(scans.items())[:_MOST_CURVES]
+    figure, several = _figure(len(shown))
+    names = {"simple": "S / sqrt(S + B)", "asimov": "Asimov"}
+    told = []
+    for axes, (label, scan) in zip(several, shown, strict=True):
+        for colour, (kind, name) in zip(_COLOURS, names.items(), strict=False):
+            values = np.array([np.nan if value is None else value for value in scan[kind]], np.float64)
+            best = scan["best"][kind]
+            text = f"{name}: {best['significance']:.3g} at {best['threshold']:.3g}" if best else name
+            axes.plot(scan["threshold"], values, color=colour, label=text)
+            if best:
+                axes.plot(best["threshold"], best["significance"], "v", color=colour, markersize=6)
+                told.append(f"label {label}, {name}: best {best['significance']:.3g} at score {best['threshold']:.3g}")
+        highest = max([best["significance"] for best in scan["best"].values() if best] or [1.0])
+        axes.set(xlabel="cut: score at least", ylabel="significance", ylim=(0, 1.35 * highest))
+        uncut = f"S = {_short(scan['signal'][-1])}, B = {_short(scan['background'][-1])}"
+        of = f"{_class(label, metrics)} as signal, before a cut {uncut}"
+        axes.legend(title=of, title_fontsize=8, loc="upper left")
+        _said(axes, metrics)
+    title = "Significance of the signal after a cut on the score (S and B are sums of weights)"
+    yield Plot("significance", title, "Significance against the cut; " + "; ".join(told), _png(figure))
+
+
+def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    found = metrics.get("importance")
+    if not found or not found["measures"]:
+        return
+    kind = found["measures"][0]
+    rows = [row for row in found["branches"] if row[kind]["mean"] is not None][:_MOST_BRANCHES]
+    figure, (axes,) = _figure(1, (6.4, 1.2 + 0.26 * max(len(rows), 4)))
+    places = np.arange(len(rows))
+    error = [row[kind]["std"] or 0.0 for row in rows]
+    axes.barh(places, [row[kind]["mean"] for row in rows], xerr=error, color=_COLOURS[0], alpha=0.8, ecolor=_INK)
+    axes.set_yticks(places, [_plain(row["branch"]) for row in rows])
+    axes.tick_params(axis="y", which="both", length=0)
+    axes.invert_yaxis()
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    names = {"auc_drop": "drop of AUC", "accuracy_drop": "drop of accuracy", "loss_rise": "rise of loss"}
+    axes.set_xlabel(f"{names.get(kind, 'rise of RMSE')} when the branch is permuted")
+    axes.set_title(f"{found['events']:,} {metrics['split']} events, {found['repeats']} permutations", color=_GREY)
+    title = "Permutation importance by branch" + (
+        f": the first {len(rows)} of {len(found['branches'])}" if len(found["branches"]) > len(rows) else ""
+    )
+    first = ", ".join(f"{row['branch']} {row[kind]['mean']:.3g}" for row in rows[:5])
+    yield Plot("importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", _png(figure))
+
+
+def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    found = metrics.get("learning_curves")
+    if not found:
+        return
+    series = found["series"]
+    names = [name for name in series if not name.startswith("val_")]
+    names = [name for name in names if name != "loss" and f"val_{name}" in series][:3]
+    names = [*(["loss"] if {"loss", "val_loss"} & series.keys() else []), *names]
+    if not names:
+        return
+    figure, several = _figure(len(names))
+    marker = "o" if len(found["fits"]) <= 60 else ""
+    for axes, name in zip(several, names, strict=True):
+        for colour, key, text in ((_COLOURS[0], name, "training"), (_COLOURS[1], f"val_{name}", "validation")):
+            if key in series:
+                values = [np.nan if value is None else value for value in series[key]]
+                axes.plot(found["fits"], values, color=colour, marker=marker, markersize=3, label=text)
+        best = found["best"]
+        if name == "loss" and best:
+            axes.axvline(best["fit"], color=_GREY, linestyle=":", label=f"lowest {best['metric']}: fit {best['fit']}")
+        axes.set(xlabel="fit of an epoch", ylabel=_plain(name))
+        axes.legend()
+        _whole_ticks(axes)
+    last = ", ".join(f"{name} {series[name][-1]:.4g}" for name in series if series[name][-1] is not None)
+    title = "Learning curves: loss of training and validation by epoch"
+    yield Plot("learning_curves", title, f"Learning curves; at the end {last}", _png(figure))
+
+
+def _whole_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.tick_params(axis="x", which="minor", length=0)
+
+
+def _residuals(metrics: Mapping[str, Any]) -> Iterator[Plot]:
+    for index, (name, found) in enumerate((metrics.get("residuals") or {}).items()):
+        figure, several = _figure(4)
+        drawers: Sequence[Callable[[Axes, Mapping[str, Any], Mapping[str, Any]], None]] = (
+            *(_draw_residuals, _draw_joint, _draw_profile, _draw_relative),
+        )
+        for axes, drawer in zip(several, drawers, strict=True):
+            drawer(axes, found, metrics)
+            _said(axes, metrics)
+        figure.suptitle(_plain(name))
+        only = len(metrics["residuals"]) == 1
+        alt = (
+            f"Residuals of {name}: bias {_text(found['bias'])}, RMSE {_text(found['rmse'])}, R2 {_text(found['r2'])}; "
+            "their histogram, predicted against true, bias and spread in bins of the true value, relative residuals"
+        )
+        title = f"Residuals of {name}: predicted minus true"
+        yield Plot("residuals" if only else f"residuals_{index}", title, alt, _png(figure))
+
+
+def _draw_residuals(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    edges = np.array(found["histogram"]["edges"])
+    middle = (edges[1:] + edges[:-1]) / 2
+    splits = found["histogram"]["splits"]
+    total = np.array(splits[metrics["split"]]["sum"])
+    text = f"{metrics['split']}: bias {_text(found['bias'])}, RMSE {_text(found['rmse'])}"
+    axes.stairs(total, edges, fill=True, color=_COLOURS[0], alpha=0.3, label=text)
+    axes.stairs(total, edges, color=_COLOURS[0], linewidth=1)
+    for split, train in splits.items():
+        if split != metrics["split"] and sum(train["sum"]) > 0:
+            scale = total.sum() / sum(train["sum"])
+            points, error = scale * np.array(train["sum"]), scale * np.array(train["error"])
+            p = (found["overtraining"] or {}).get("p")
+            shown = "training, scaled" + (f" (KS p = {p:.2g})" if p is not None else "")
+            axes.errorbar(middle, points, error, color=_INK, fmt="o", markersize=2.5, linewidth=1, label=shown)
+    axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.set(xlabel="predicted - true", ylabel=f"{_amount(metrics)} / {edges[1] - edges[0]:.3g}")
+    axes.set_ylim(top=1.35 * max(float(total.max()), 0.0) or 1.0)
+    axes.legend(loc="upper left")
+
+
+def _draw_joint(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    from matplotlib.colors import LogNorm
+
+    edges, total = np.array(found["joint"]["edges"]), np.array(found["joint"]["sum"])
+    shown = np.where(total > 0, total, np.nan)
+    # equal ends, as of a single filled bin, are no scale
+    low, high = (float(np.nanmin(shown)), float(np.nanmax(shown))) if (total > 0).any() else (1.0, 1.0)
+    image = axes.pcolormesh(edges, edges, shown.T, cmap="viridis", norm=LogNorm(low, max(high, 1.01 * low)))
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color=_COLOURS[1], linestyle="--", linewidth=1)
+    axes.set(xlabel="true", ylabel="predicted")
+    if axes.figure is not None:
+        axes.figure.colorbar(image, ax=axes, label=f"{_amount(metrics)} / bin")
+
+
+def _draw_profile(axes: Axes, found: Mapping[str, Any], _: Mapping[str, Any]) -> None:
+    """Bias as points, resolution as a band about it."""
+    bins = [row for row in found["profile"]["bins"] if row["mean"] is not None]
+    true, mean, error = (np.array([row[key] for row in bins], np.float64) for key in ("true", "mean", "error"))
+    spread = np.array([row["std"] if row["std"] is not None else np.nan for row in bins], np.float64)
+    axes.axhline(0, color=_GREY, linestyle=":", linewidth=1)
+    band = axes.fill_between(true, mean - spread, mean + spread, color=_COLOURS[1], alpha=0.2, linewidth=0)
+    band.set_label("± standard deviation in the bin")
+    axes.errorbar(true, mean, error, color=_COLOURS[0], fmt="o", markersize=4, label="mean, with its error")
+    axes.set(xlabel="true", ylabel="predicted - true")
+    axes.legend(loc="upper left")
+
+
+def _draw_relative(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    relative = found["relative"]
+    edges = np.array(relative["histogram"]["edges"])
+    total = np.array(relative["histogram"]["sum"])
+    text = f"median {_text(relative['median'])}, half width (68 %) {_text(relative['half_width_68'])}"
+    axes.stairs(total, edges, fill=True, color=_COLOURS[2], alpha=0.3, label=text)
+    axes.stairs(total, edges, color=_COLOURS[2], linewidth=1)
+    axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.set(xlabel="(predicted - true) / |true|", ylabel=f"{_amount(metrics)} / {edges[1] - edges[0]:.3g}")
+    axes.set_ylim(top=1.25 * max(float(total.max()), 0.0) or 1.0)
+    axes.legend(loc="upper left")
