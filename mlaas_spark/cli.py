@@ -674,6 +674,40 @@ def train(
 
 
 @app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    split: Annotated[str, typer.Option("--split", help="Which events: test, validation or train.")] = "test",
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where to write; default: evaluation-<split>/ of the run.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A key: --set evaluate.signal_yield=40; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the model of a finished run on its own events again: metrics.json and plots. Needs no Spark.
+
+    Example: mlaas-spark evaluate runs/demo/20260101T000000Z-0123456789ab --split validation
+    """
+    from mlaas_spark import pipeline
+    from mlaas_spark.evaluation.tables import tables
+
+    found = pipeline.evaluate(run, split, out, _journal(), settings or ())
+    if as_json:
+        sys.stdout.write(json.dumps(found.metrics, indent=1) + "\n")
+        return
+    for of_metrics in tables(found.metrics):
+        table = _table(escape(of_metrics.caption), *of_metrics.header)
+        for row in of_metrics.rows:
+            table.add_row(*_cells(*row))
+        _out.print(table)
+        _out.print()
+    for note in found.metrics["notes"]:
+        _out.print(escape(f"note: {note}"))
+    _out.print(escape(f"metrics.json and {found.plots} plots in {found.folder}"))
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     out: Annotated[str | None, typer.Option("--out", help="Where to write; default: bundle/ of the run.")] = None,
@@ -783,13 +817,11 @@ def demo(
 def _show(result: RunResult) -> None:
     """The summary of a run: what happened, where it is, what to do next."""
     metrics = result.metrics
-    auc = metrics.get("auc")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = [
         ("events", f"{result.entries:,} in, {result.events:,} out, {result.entries - result.events:,} not selected"),
         ("features", f"{result.width} columns, {result.left_out} branches left out"),
-        ("test AUC", f"{auc:.4f}" if auc is not None else "- (see notes in metrics.json)"),
-        ("accuracy", f"{metrics['accuracy']:.4f}" if metrics.get("accuracy") is not None else "-"),
+        *_results(metrics),
         ("run folder", result.folder),
         ("bundle", result.archive),
     ]
@@ -803,6 +835,21 @@ def _show(result: RunResult) -> None:
     _out.print(escape(f"  {program} serve-check {shlex.quote(result.archive)}"), soft_wrap=True)
     _out.print(escape(f"  open {shlex.quote(f'{result.folder}/report.html')} in a browser"), soft_wrap=True)
     _out.print(escape(f"  {program} train --help    # the same on your own files"))
+
+
+def _results(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """How well the model does, in a few lines."""
+    if residuals := metrics.get("residuals"):
+        return [
+            (name, f"RMSE {_number(of['rmse'])}, bias {_number(of['bias'])}, R2 {_number(of['r2'])}")
+            for name, of in residuals.items()
+        ]
+    auc, interval, accuracy = metrics.get("auc"), metrics.get("auc_interval"), metrics.get("accuracy")
+    error = f" ± {interval['std']:.4f}" if interval else ""
+    return [
+        ("test AUC", f"{auc:.4f}{error}" if auc is not None else "- (see notes in metrics.json)"),
+        ("accuracy", f"{accuracy:.4f}" if accuracy is not None else "-"),
+    ]
 
 
 def _program() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark import runs, storage
+from mlaas_spark import plots, runs, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
@@ -26,6 +26,7 @@ from mlaas_spark.errors import (
     ServingError,
     SpecsError,
     SpecsMismatchError,
+    UnwritableOutputError,
 )
 from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
 from mlaas_spark.fileset import fileset
@@ -441,7 +442,12 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         stage.events = stream.events("train") * config.train.epochs
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
-        metrics = evaluating.evaluate(model, stream, split)
+        names = class_names(config)
+        metrics = evaluating.evaluate(model, stream, split, config.evaluate, names=names, history=history.rows)
+        drawn = plots.draw(metrics)
+        for file, png in plots.files(drawn).items():
+            (work / file).parent.mkdir(exist_ok=True)
+            (work / file).write_bytes(png)
         stage.events = stream.events(split)
     with journal.stage("export"):
         model.save(work / "model.keras")
@@ -496,8 +502,8 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             transform=data.transform,
             plan=data.plan,
             metrics=metrics,
-            history=history.rows,
             bundle=storage.join(place.work.home, name, "bundle", bundle.archive.name),
+            plots=drawn,
         )
     )
     if (written := _written_by_callbacks(fitting, work)) != work:
@@ -531,6 +537,101 @@ def _written_by_callbacks(fitting: _Fitting, work: Path) -> Path:
         return work
     (local / "files").mkdir(parents=True, exist_ok=True)
     return local / "files"
+
+
+def class_names(config: Config) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ...: those of the export, or the groups of each label; () where there are none."""
+    if len(config.export.labels) > 1:
+        return config.export.labels
+    of_label: dict[float, list[str]] = {}
+    for group in config.input.groups:
+        if not group.name or group.label is None:
+            return ()
+        of_label.setdefault(group.label, []).append(group.name)
+    if sorted(of_label) != list(range(len(of_label))):
+        return ()
+    return tuple(", ".join(of_label[label]) for label in sorted(of_label))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Metrics of a run, and the folder they are in, with plots."""
+
+    metrics: dict[str, Any]
+    folder: str
+    plots: int
+
+
+def evaluate(
+    run: str, split: str, destination: str | None, journal: Journal, settings: Sequence[str] = ()
+) -> Evaluated:
+    """Judge the model of a finished run again, on a split of its chunks; write metrics.json and plots. Needs no Spark.
+
+    Args:
+        run: The run folder.
+        split: ``train``, ``validation`` or ``test``.
+        destination: Folder to write; one of an earlier evaluation is replaced. None: ``evaluation-<split>`` of the run.
+        journal: Told of each stage.
+        settings: ``evaluate.key=value`` in place of what the run's config says.
+
+    Raises:
+        ConfigError: The folder is no run, no such split, a setting of another section.
+        UnwritableOutputError: The destination cannot be written, or holds something else.
+        ChunkError: The chunks are gone, cannot be read, or are not those of the run.
+        MlaasSparkError: One of its kinds for whatever else a user can mend.
+    """
+    from mlaas_spark.config import override, read, resolve
+    from mlaas_spark.mixing import SPLITS
+
+    if split not in SPLITS:
+        msg = f"no split {split!r}: there are {', '.join(SPLITS)}"
+        raise ConfigError(msg)
+    if odd := [setting for setting in settings if not setting.strip().startswith("evaluate.")]:
+        msg = f"--set {odd[0]}: only keys of evaluate can be changed, the rest is as the run had it"
+        raise ConfigError(msg)
+    place = storage.absolute(run)
+    target = storage.absolute(destination) if destination else storage.join(place, f"evaluation-{split}")
+    if not {"run.json", "model.keras"} <= set(storage.children(place)):
+        msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
+        raise ConfigError(msg)
+    _check_replaceable(target)
+    from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.ml.model import load_saved_model
+    from mlaas_spark.ml.stream import ChunkStream
+
+    with storage.local_copy(place) as folder:
+        with journal.stage("open run"), storage.reading(run):
+            config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
+            made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
+            told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            history = folder / "history.csv"
+            rows = evaluating.read_history(history.read_text(encoding="utf-8")) if history.exists() else []
+            model = load_saved_model(folder / "model.keras", config.train.model)
+        transform = FeatureTransform.of(made.specs, config.features)
+        stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
+        if stream.manifest.content_digest != told["digests"]["content"]:
+            msg = f"the chunks in {told['chunks']} are not those that {run} was trained on: they were made again"
+            raise ChunkError(msg)
+        with journal.stage("evaluate") as stage:
+            names = class_names(config)
+            metrics = evaluating.evaluate(model, stream, split, config.evaluate, names=names, history=rows)
+            stage.events = stream.events(split)
+    with journal.stage("plots"):
+        drawn = plots.draw(metrics)
+    content = {"metrics.json": json.dumps(metrics, indent=1).encode(), **plots.files(drawn)}
+    storage.replace_folder(target, content)
+    return Evaluated(metrics, target, len(drawn))
+
+
+def _check_replaceable(folder: str) -> None:
+    """Nothing is there, or an earlier evaluation; UnwritableOutputError else."""
+    with storage.to_be_written(folder):
+        there = set(storage.children(folder)) if storage.is_folder(folder) else storage.exists(folder)
+    if there is True:
+        raise UnwritableOutputError(folder, "there is a file of this name: name a folder for the evaluation")
+    if there and (odd := sorted(there - {"metrics.json", "plots"}) or sorted({"metrics.json"} - there)):
+        missing = "it has no metrics.json" if odd == ["metrics.json"] else f"it holds {odd[0]}"
+        raise UnwritableOutputError(folder, f"it is no earlier evaluation, {missing}: name a new folder")
 
 
 def export(run: str, destination: str | None, journal: Journal) -> str:

@@ -23,9 +23,10 @@ _INK = "#333333"
 _GREY = "#808890"
 _MOST_CURVES = len(_COLOURS)
 _MOST_BRANCHES = 20
-_LONGEST = 48
+_LONGEST = 40  # letters of a name
+_LONGEST_TICK = 18
 _PANEL = (5.6, 4.2)  # inches
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -33,8 +34,6 @@ _STYLE = {
     "ytick.direction": "in",
     "xtick.top": True,
     "ytick.right": True,
-    "xtick.minor.visible": True,
-    "ytick.minor.visible": True,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "axes.titlesize": 9,
@@ -72,6 +71,11 @@ def draw(metrics: Mapping[str, Any]) -> list[Plot]:
         return [plot for maker in makers for plot in maker(metrics)]
 
 
+def files(plots: Sequence[Plot]) -> dict[str, bytes]:
+    """Images by the path of their file in a run folder: ``plots/roc.png``."""
+    return {f"plots/{plot.name}.png": plot.png for plot in plots}
+
+
 def _figure(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
@@ -88,17 +92,17 @@ def _png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, longest: int = _LONGEST) -> str:
     """A name as matplotlib draws it: no formula, no line break, not too long."""
     line = " ".join(text.split())
-    short = line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    short = line if len(line) <= longest else line[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 
-def _class(label: str, metrics: Mapping[str, Any]) -> str:
+def _class(label: str, metrics: Mapping[str, Any], longest: int = _LONGEST // 2) -> str:
     """How a class is called in a legend."""
     name = (metrics.get("class_names") or {}).get(label)
-    return _plain(name if name else f"label {label}")
+    return _plain(name or f"label {label}", longest)
 
 
 def _said(axes: Axes, metrics: Mapping[str, Any]) -> None:
@@ -122,7 +126,7 @@ def _short(value: float) -> str:
 
 
 def _is_unweighted(weights: Mapping[str, Any]) -> bool:
-    return abs(weights["effective"] - weights["events"]) < 1e-6 * weights["events"]
+    return bool(abs(weights["effective"] - weights["events"]) < 1e-6 * weights["events"])
 
 
 def _amount(metrics: Mapping[str, Any]) -> str:
@@ -173,7 +177,8 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     for axes, panel in zip(several, panels, strict=True):
         _draw_scores(axes, panel, metrics)
     told = "; ".join(
-        f"label {label}: KS distance {test['statistic']:.3g}" + (f", p {test['p']:.2g}" if test["p"] is not None else "")
+        f"label {label}: KS distance {test['statistic']:.3g}"
+        + (f", p {test['p']:.2g}" if test["p"] is not None else "")
         for label, test in (metrics.get("overtraining") or {}).items()
         if test["statistic"] is not None
     )
@@ -232,17 +237,17 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
             text += f"{_short(matrix['sum'][row][column])} ± {_short(matrix['error'][row][column])}"
             size = 8 if len(labels) <= 4 else 5
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else _INK)
-    names = [_class(label, metrics) for label in labels]
-    turned = len(labels) > 3
+    names = [_class(label, metrics, _LONGEST_TICK) for label in labels]
+    turned = len(labels) > 3 or max(map(len, names)) > 12
     axes.set_xticks(range(len(labels)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(range(len(labels)), names)
     axes.tick_params(which="both", length=0)
-    axes.minorticks_off()
     axes.set(xlabel="taken for", ylabel="true class")
     _said(axes, metrics)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
     told = "; ".join(
-        f"{100 * row[k]:.1f} % of label {label} are right" for k, (label, row) in enumerate(zip(labels, share, strict=True))
+        f"{100 * row[k]:.1f} % of label {label} are right"
+        for k, (label, row) in enumerate(zip(labels, share, strict=True))
     )
     title = "Confusion matrix: share of each true class, " + _amount(metrics)
     yield Plot("confusion", title, f"Confusion matrix; {told}", _png(figure))
@@ -324,7 +329,9 @@ def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         f": the first {len(rows)} of {len(found['branches'])}" if len(found["branches"]) > len(rows) else ""
     )
     first = ", ".join(f"{row['branch']} {row[kind]['mean']:.3g}" for row in rows[:5])
-    yield Plot("importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", _png(figure))
+    yield Plot(
+        "importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", _png(figure)
+    )
 
 
 def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
@@ -359,7 +366,6 @@ def _whole_ticks(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.tick_params(axis="x", which="minor", length=0)
 
 
 def _residuals(metrics: Mapping[str, Any]) -> Iterator[Plot]:

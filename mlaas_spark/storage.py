@@ -28,7 +28,7 @@ from mlaas_spark import xrootd
 from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from mlaas_spark.xrootd import Patience
@@ -410,6 +410,38 @@ def publish_folder(url: str, unfinished: str) -> None:
         os.replace(path, target)  # noqa: PTH105 - a rename within one folder, all or nothing
     elif not _renamed(fs, path, target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), url)
+
+
+@_writes
+def replace_folder(url: str, files: Mapping[str, bytes]) -> None:
+    """Write a folder with these files, by their path below it; one that is there goes, with all that is in it.
+
+    The new folder is written whole under another name first: readers find the old one, for the moment between two
+    renames none, then the new one, and never a part. An error leaves the old one as it was.
+
+    Raises:
+        UnwritableOutputError: It cannot be written.
+    """
+    unfinished, old = _beside(url), _beside(url)
+    fs, path = _filesystem(url)
+    rename = os.replace if isinstance(fs, LocalFileSystem) else fs.mv
+    new_path, old_path = _filesystem(unfinished)[1], _filesystem(old)[1]
+    try:
+        for name, content in files.items():
+            _write(join(unfinished, name), content)
+        if before := fs.exists(path):
+            rename(path, old_path)
+        try:
+            rename(new_path, path)
+        except OSError:
+            if before:
+                rename(old_path, path)
+            raise
+    finally:
+        if fs.exists(new_path):
+            fs.rm(new_path, recursive=True)
+        if fs.exists(old_path) and fs.exists(path):  # else it is all that is left
+            fs.rm(old_path, recursive=True)
 
 
 def upload(source: Path, url: str) -> None:

@@ -30,7 +30,7 @@ def reliability(
     index = np.clip((p * _BINS).astype(np.int64), 0, _BINS - 1)
 
     def summed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.bincount(index, values, _BINS)
+        return np.bincount(index, values, _BINS).astype(np.float64, copy=False)
 
     total = summed(w)
     some = total > 0

@@ -80,7 +80,7 @@ def ks_test(
     order = np.argsort(together, kind="stable")
     steps = np.concatenate([w / w.sum(), -v / v.sum()])[order]
     ordered = together[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)  # noqa: FBT003 - numpy's value to append
+    last = np.append(ordered[1:] != ordered[:-1], True)
     distance = float(np.abs(np.cumsum(steps)[last]).max())
     both = n * m / (n + m)
     p = None

@@ -48,8 +48,11 @@ def effective(weights: npt.NDArray[Any]) -> float:
 
 
 def weighing(weights: npt.NDArray[Any]) -> dict[str, Any]:
-    """Total of the weights: ``events``, ``sum``, ``error`` (root of the sum of squares), ``effective`` events,
-    ``negative`` (events below 0) and ``negative_share`` (of the sum of the absolute weights)."""
+    """What weights add up to.
+
+    ``events``, ``sum``, ``error`` (root of the sum of squares), ``effective`` events (:func:`effective`), ``negative``
+    (events below 0) and ``negative_share`` (of the sum of the absolute weights).
+    """
     w = np.asarray(weights, np.float64)
     absolute = float(np.abs(w).sum())
     return {
@@ -78,7 +81,7 @@ def mean(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> tuple[float | N
 def histogram(
     values: npt.NDArray[Any], weights: npt.NDArray[Any], edges: npt.NDArray[np.float64]
 ) -> dict[str, list[float]]:
-    """``sum`` of the weights in each bin and ``error``, root of the sum of their squares. Beyond the edges is left out."""
+    """``sum`` of the weights in each bin and ``error``, root of the sum of their squares; beyond the edges not."""
     w = np.asarray(weights, np.float64)
     x = np.asarray(values, np.float64)
     total = np.histogram(x, edges, weights=w)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,12 @@ def residuals(splits: Mapping[str, Scored], names: Sequence[str]) -> dict[str, d
 def _of_target(splits: Mapping[str, Scored], column: int) -> dict[str, Any]:
     """Numbers of one target.
 
-    ``bias`` (mean residual) and ``bias_error``, ``std``, ``rmse``, ``mae``, ``r2`` (1 - sum w r^2 / sum w (y - mean)^2),
-    ``median`` and ``half_width_68`` (half of what lies between the 16 % and 84 % quantiles), ``relative`` (the same of
-    residual over \\|true\\|, where that is not 0), ``histogram`` of the residuals of each split, ``joint`` (true against
-    predicted), ``profile`` (mean residual and spread in bins of the true value), ``overtraining`` (KS test of the
-    residuals). Events whose score or target is not finite are left out, ``left_out`` says how many.
+    ``bias`` (mean residual) and ``bias_error``, ``std``, ``rmse``, ``mae``, ``r2`` (1 - the mean squared residual over
+    the variance of the true values), ``median`` and ``half_width_68`` (half of what lies between the 16 % and 84 %
+    quantiles), ``relative`` (median, half width, mean and histogram of the residual over the absolute true value, where
+    that is not 0), ``histogram`` of the residuals of each split, ``joint`` (true against predicted), ``profile`` (mean
+    residual and spread in bins of the true value), ``overtraining`` (KS test of the residuals). Events whose score or
+    target is not finite are left out, ``left_out`` says how many.
     """
     first, *others = splits
     parts = {split: _finite(scored, column) for split, scored in splits.items()}
@@ -83,7 +85,7 @@ def _moments(true: npt.NDArray[np.float64], r: npt.NDArray[np.float64], w: npt.N
     variance = mean((r - bias) ** 2, w)[0] if bias is not None else None
     some = true != 0
     relative = r[some] / np.abs(true[some])
-    edges = _edges(relative)
+    edges = _edges(_without_tails(relative))
     return {
         "bias": bias,
         "bias_error": error,
@@ -121,12 +123,21 @@ def _edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return edges
 
 
+def _without_tails(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Those within five half widths of the median: small true values make residuals over them very long tails."""
+    if not len(values):
+        return values
+    low, middle, high = np.quantile(values, [0.15865, 0.5, 0.84135])
+    near: npt.NDArray[np.bool_] = np.abs(values - middle) <= 2.5 * (high - low)
+    return values[near]
+
+
 def _joint(
     true: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], w: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
     """Weights in bins of (true, predicted), of the same edges on both axes."""
     edges = _edges(np.concatenate([true, scores]))
-    total = np.histogram2d(true, scores, [edges, edges], weights=w)[0]
+    total, _ = np.histogramdd((true, scores), (edges, edges), weights=w)
     return {"edges": edges.tolist(), "sum": total.tolist()}
 
 
@@ -134,7 +145,7 @@ def _profile(true: npt.NDArray[np.float64], r: npt.NDArray[np.float64], w: npt.N
     """Mean residual, its error and the spread in bins of the true value that hold equally many events."""
     edges = np.unique(np.quantile(true, np.linspace(0, 1, _PROFILE + 1))) if len(true) else np.empty(0)
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges.tolist()):
         inside = (true >= low) & ((true < high) if high < edges[-1] else (true <= high))
         middle, error = mean(r[inside], w[inside])
         variance = mean((r[inside] - middle) ** 2, w[inside])[0] if middle is not None else None

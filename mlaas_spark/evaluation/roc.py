@@ -24,7 +24,7 @@ def cumulated(
     """Distinct scores, the highest first, and the weight of signal and of background at each or above it."""
     order = np.argsort(-scores, kind="stable")
     ordered, w = scores[order], np.asarray(weights, np.float64)[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # noqa: FBT003 - numpy's value to append
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], len(ordered) > 0))
     is_signal = positive[order]
     signal = np.cumsum(np.where(is_signal, w, 0.0))[last]
     background = np.cumsum(np.where(is_signal, 0.0, w))[last]
@@ -125,14 +125,15 @@ def auc_replicas(
     bins = int(rank.max()) + 1
     w = np.asarray(weights, np.float64)
     species = rank + bins * (2 * positive + (w < 0))
-    absolute = np.bincount(species, np.abs(w), 4 * bins)
+    absolute = np.bincount(species, np.abs(w), 4 * bins).astype(np.float64, copy=False)
     squares = np.bincount(species, w * w, 4 * bins)
     some = absolute > 0
     scale, expected = np.zeros(4 * bins), np.zeros(4 * bins)
     scale[some] = squares[some] / absolute[some]
     expected[some] = absolute[some] ** 2 / squares[some]
     rng = np.random.default_rng(seed)
-    areas = [_species_area(scale * rng.poisson(expected), bins) for _ in range(replicas)]
+    draws = rng.poisson(expected, (replicas, 4 * bins)).astype(np.float64)
+    areas = [_species_area(scale * drawn, bins) for drawn in draws]
     # what putting events into bins did to the area, it did to each replica
     shift = exact - (_species_area(absolute, bins) or exact)
     return np.array([area + shift for area in areas if area is not None])
@@ -144,7 +145,7 @@ def _species_area(drawn: npt.NDArray[np.float64], bins: int) -> float | None:
 
 
 def interval(areas: npt.NDArray[np.float64], seed: int) -> dict[str, Any] | None:
-    """Central intervals of replicas by their quantiles: ``interval_68``, ``interval_95``, ``std``; None of fewer than 2."""
+    """Central intervals of replicas by quantiles: ``interval_68``, ``interval_95``, ``std``; None of fewer than 2."""
     if len(areas) < 2:
         return None
     low95, low68, high68, high95 = np.quantile(areas, [0.025, 0.15865, 0.84135, 0.975]).tolist()

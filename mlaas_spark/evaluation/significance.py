@@ -28,8 +28,10 @@ def simple(signal: npt.NDArray[np.float64], background: npt.NDArray[np.float64])
 
 
 def asimov(signal: npt.NDArray[np.float64], background: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Median discovery significance of a counting experiment of known background, :data:`ASIMOV`; about S / sqrt(B)
-    for S much smaller than B. NaN where S is below 0 or B is not above it."""
+    """Median discovery significance of a counting experiment of known background, :data:`ASIMOV`.
+
+    It is about S / sqrt(B) for S much smaller than B; NaN where S is below 0 or B is not above it.
+    """
     good = (signal >= 0) & (background > 0)
     s, b = np.where(good, signal, 0.0), np.where(good, background, 1.0)
     # for small S/B the difference of two near numbers has no digits left: its series to second order does

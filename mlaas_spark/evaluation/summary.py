@@ -105,11 +105,12 @@ def _weight_notes(scored: Scored) -> list[str]:
     of = weighing(scored.weights)
     if not of["negative"]:
         return []
-    return [
+    note = (
         f"{of['negative']} of {of['events']} weights are negative, {100 * of['negative_share']:.2g} % of the absolute "
         "total: they count as they are in sums, histograms and means, errors are the root of the sum of squares; "
         "curves need not grow, and what should lie in [0, 1] may leave it"
-    ]
+    )
+    return [note]
 
 
 def _classification(splits: Mapping[str, Scored], settings: Settings, notes: list[str]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _curves(scored: Scored, settings: Settings, notes: list[str]) -> dict[str, A
         scans[label_text(label)] = found = significance.scan(*of_class, *yields)
         if found is not None and None in found["best"].values():
             notes.append(
-                f"no best cut for label {label}: none leaves {significance.LEAST_BACKGROUND} background events and S > 0"
+                f"no best cut for label {label}: none leaves {significance.LEAST_BACKGROUND} background events"
             )
     known = {label: curve for label, curve in curves.items() if curve is not None}
     result: dict[str, Any] = {"roc": curves if known else None, "significance": scans if any(scans.values()) else None}

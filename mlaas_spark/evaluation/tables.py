@@ -174,7 +174,10 @@ def _importance(metrics: Mapping[str, Any]) -> Iterator[Table]:
         return
     kinds = [name for name in ("auc_drop", "accuracy_drop", "loss_rise", "rmse_rise") if name in found["measures"]]
     rows = [
-        (row["branch"], *(f"{number(row[kind]['mean'], '.4g')} {_plus_minus(row[kind]['std'], '.1g')}" for kind in kinds))
+        (
+            row["branch"],
+            *(f"{number(row[kind]['mean'], '.4g')} {_plus_minus(row[kind]['std'], '.1g')}" for kind in kinds),
+        )
         for row in found["branches"][:_MOST_BRANCHES]
     ]
     names = {"auc_drop": "drop of AUC", "accuracy_drop": "drop of accuracy", "loss_rise": "rise of loss"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -117,10 +119,11 @@ def evaluate(
     names: Sequence[str] = (),
     history: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, Any]:
-    """Metrics of a split, JSON-ready: those of :func:`mlaas_spark.evaluation.summary.summarise`, and with them
+    """Metrics of a split, JSON-ready.
 
-    ``loss`` (the model's own, weighted), ``class_names``, ``train_events`` (how many the scores are compared with),
-    ``importance`` and ``learning_curves``. A metric that cannot be given is None, and ``notes`` says why.
+    Those of :func:`mlaas_spark.evaluation.summary.summarise`, and ``loss`` (the model's own, weighted),
+    ``class_names``, ``train_events`` (how many the scores are compared with), ``importance`` (see :func:`importance`)
+    and ``learning_curves``. A metric that cannot be given is None, and ``notes`` says why.
 
     Args:
         model: A Keras model, or a :class:`Judged` one.
@@ -210,7 +213,9 @@ def importance(judged: Judged, stream: ChunkStream, split: str, config: Evaluate
         return _lost(judged, Scored(scores, sample.label, sample.weight), task)
 
     found = permutation_importance(score, (sample.matrix, sample.mask), spans, measure, repeats, config.seed)
-    measures = [name for name in _MEASURES if any(name in row and row[name]["mean"] is not None for row in found.values())]
+    measures = [
+        name for name in _MEASURES if any(name in row and row[name]["mean"] is not None for row in found.values())
+    ]
     rows: list[dict[str, Any]] = [{"branch": branch, **row} for branch, row in found.items()]
     if measures:
         rows.sort(key=lambda row: (-(row[measures[0]]["mean"] or 0.0), row["branch"]))
@@ -237,9 +242,17 @@ def _lost(judged: Judged, scored: Scored, task: Task) -> dict[str, float | None]
     }
 
 
+def read_history(text: str) -> list[dict[str, float]]:
+    """Rows of a run's history.csv; what is empty is left out."""
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))]
+
+
 def learning_curves(history: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-    """``fits`` (1, 2, ...: epochs, or epochs of chunks), ``series`` (each metric of the history, None where a row lacks
-    it) and ``best``, the fit of the lowest ``val_loss``, of ``loss`` where there is no validation; None of no history."""
+    """Metrics of the training by epoch; None of no history.
+
+    ``fits`` (1, 2, ...: epochs, or epochs of chunks), ``series`` (each metric of the history, None where a row lacks
+    it) and ``best``, the fit of the lowest ``val_loss``, of ``loss`` where there is no validation.
+    """
     if not history:
         return None
     names = [name for name in dict.fromkeys(name for row in history for name in row) if name not in {"chunk", "epoch"}]
