@@ -75,7 +75,7 @@ def render(report: RunReport) -> str:
         omitted=omitted,
         plots=[(plot, base64.b64encode(plot.png).decode()) for plot in report.plots],
         tables=tables(report.metrics),
-        notes=_notes(report.metrics),
+        notes=[str(note) for note in report.metrics.get("notes", [])],
         width=report.transform.width,
         filled=_filled(report),
         branches=list(_branch_rows(report)),
@@ -98,11 +98,6 @@ def _numbers(report: RunReport) -> list[tuple[str, str]]:
     for name, of in (metrics.get("residuals") or {}).items():
         shown.append((f"RMSE of {name}", _short(of["rmse"])))
     return [*shown, ("columns", f"{report.transform.width:,}"), ("time", f"{seconds:.0f} s")]
-
-
-def _notes(metrics: Mapping[str, Any]) -> list[str]:
-    notes = metrics.get("notes", [])
-    return [f"{key}: {why}" for key, why in notes.items()] if isinstance(notes, dict) else [str(note) for note in notes]
 
 
 def _filled(report: RunReport) -> float:

@@ -148,13 +148,15 @@ def evaluate(
         splits[TRAIN] = predict(judged, stream, TRAIN, most=config.train_events, seed=config.seed)
     settings = Settings(config.bootstrap, config.seed, config.signal_yield, config.background_yield)
     metrics = summarise(task, splits, settings, names if task == "regression" else ())
-    if TRAIN not in splits:
-        metrics["notes"].append("no overtraining check: there are no training events to compare with")
+    compared = 0 if len(splits) == 1 else len(splits[TRAIN])
+    if not compared:
+        why = "these are the training events" if split == TRAIN else "there are no training events to compare with"
+        metrics["notes"].append(f"no overtraining check: {why}")
     metrics["loss"] = judged.loss(scored, task)
     if metrics["loss"] is None:
         metrics["notes"].append("no loss: it is not a number, or the model has none")
     metrics["class_names"] = None if task == "regression" else {label_text(k): name for k, name in enumerate(names)}
-    metrics["train_events"] = len(splits[TRAIN]) if TRAIN in splits else 0
+    metrics["train_events"] = compared
     metrics["importance"] = importance(judged, stream, split, config, task) if config.importance_events else None
     metrics["learning_curves"] = learning_curves(history)
     return metrics

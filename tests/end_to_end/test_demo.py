@@ -30,6 +30,7 @@ RUN_FILES = {
     "model.keras",
     "bundle",
     "metrics.json",
+    "plots",
     "history.csv",
     "skipped.json",
     "run.json",

@@ -40,6 +40,10 @@ PURE = [
     "transform",
     "manifest",
     "storage",
+    "evaluation.summary",
+    "evaluation.tables",
+    "evaluation.importance",
+    "plots",
 ]
 
 

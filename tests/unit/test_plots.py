@@ -71,7 +71,7 @@ def test_each_thing_has_an_image_with_a_title_and_words(task: Task, classes: int
     for plot in drawn:
         image = pixels(plot)
         assert image.shape[1] > 3 * DPI
-        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
+        assert 0.005 < (image.min(axis=2) < 250).mean() < 0.9  # something is drawn on white
         assert len(plot.title) > 10
         assert len(plot.alt) > 20
     assert list(files(drawn)) == [f"plots/{name}.png" for name in names]

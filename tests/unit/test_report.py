@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from mlaas_spark.config import FeatureConfig, Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
+from mlaas_spark.plots import Plot
 from mlaas_spark.report import RunReport, render
 from mlaas_spark.schema import Branch, EventSchema, Omitted
 from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 
 HOSTILE = "<script>alert(1)</script>"
+PNG = b"\x89PNG of a test"
 VOID = {"meta", "br", "img", "hr", "link", "input", "path", "use"}
 
 
@@ -56,12 +59,13 @@ def report(**changes: Any) -> RunReport:
             "auc": 0.8123,
             "accuracy": 0.75,
             "loss": 0.5,
-            "roc": {"fpr": [0.0, 0.5, 1.0], "tpr": [0.0, 0.9, 1.0]},
-            "scores": {"edges": [0.0, 0.5, 1.0], "counts": {HOSTILE: [3, 1], "1": [1, 3]}},
-            "notes": {},
+            "overtraining": {"0": {"statistic": 0.0123, "p": 0.4}},
+            "class_names": {"0": HOSTILE},
+            "split": "test",
+            "notes": [],
         },
-        "history": [{"epoch": 0, "loss": 0.7, "val_loss": 0.6}, {"epoch": 1, "loss": 0.5, "val_loss": 0.55}],
         "bundle": "/runs/bundle/model_0123.tar.gz",
+        "plots": (Plot("roc", f"ROC {HOSTILE}", f'curves" {HOSTILE}', PNG),),
     }
     return RunReport(**{**values, **changes})
 
@@ -106,7 +110,7 @@ def test_names_from_files_and_users_are_escaped_everywhere() -> None:
 
 def test_nothing_is_loaded_from_anywhere() -> None:
     page = render(report())
-    assert all(address.startswith("#") for address in Page(page).addresses)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in Page(page).addresses)
     assert not re.search(r"@import|url\((?!#)", page)
 
 
@@ -131,13 +135,28 @@ def test_share_of_the_matrix_that_is_values() -> None:
     assert "66.7 % of the matrix are values" in render(report())
 
 
-def test_curves_follow_what_they_are_given() -> None:
-    longer = [{"epoch": n, "loss": 1.0 / (n + 1), "val_loss": 1.1 / (n + 1)} for n in range(9)]
-    page, other = render(report()), render(report(history=longer))
-    assert page.count("<use ") < other.count("<use ")
+def test_images_are_in_the_page_with_words_for_those_who_do_not_see_them() -> None:
+    (address,) = (address for address in Page(render(report())).addresses if address.startswith("data:"))
+    assert base64.b64decode(address.partition(",")[2]) == PNG
+    assert re.search(r'<img src="data:[^"]*" alt="curves&#34; &lt;script&gt;', render(report()))
 
 
-def test_a_model_without_roc_has_a_page_without_it() -> None:
-    page = render(report(metrics={"loss": 1.0, "auc": None, "notes": {"auc": "three classes"}}))
-    assert "ROC curve" not in page
-    assert "three classes" in page
+def test_metrics_are_in_tables() -> None:
+    page = render(report())
+    row = re.search(r'<th scope="row">0 \(&lt;script&gt;.*?</tr>', page)
+    assert row is not None
+    assert re.findall(r'<td class="n">(.*?)</td>', row.group(0)) == ["0.0123", "0.4"]
+
+
+def test_a_model_without_metrics_has_a_page_with_the_notes() -> None:
+    page = render(report(metrics={"loss": 1.0, "auc": None, "notes": ["no AUC: three classes"]}, plots=()))
+    assert "<img" not in page
+    assert "no AUC: three classes" in page
+
+
+def test_a_regression_shows_its_errors_among_the_numbers() -> None:
+    numbers = dict.fromkeys(["bias", "bias_error", "std", "rmse", "mae", "r2", "median", "half_width_68"], 0.125)
+    of = {**numbers, "relative": {"median": 0.1, "half_width_68": None}, "overtraining": None}
+    page = render(report(metrics={"residuals": {"E_true": of}, "notes": []}))
+    assert "RMSE of E_true" in page
+    assert page.count("0.125") >= 8

@@ -158,13 +158,13 @@ def test_bootstrap_spread_of_weighted_events_is_that_of_single_draws(n: int, *, 
 def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
     truth = 0.8019  # of two normal distributions 1.2 apart: Phi(1.2 / sqrt(2))
     inside = 0
-    for seed in range(200):
+    for seed in range(120):
         scores, positive, weights = events(400, seed)
         found = interval(auc_replicas(scores, positive, weights, 200, seed), seed)
         assert found is not None
         low, high = found["interval_68"]
         inside += low <= truth <= high
-    assert 0.58 * 200 < inside < 0.78 * 200  # 68 % within three standard deviations
+    assert 0.55 * 120 < inside < 0.81 * 120  # 68 % within three standard deviations
 
 
 def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
