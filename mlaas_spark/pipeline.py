@@ -26,7 +26,9 @@ from mlaas_spark.errors import (
     ServingError,
     SpecsError,
     SpecsMismatchError,
+    UnreadableInputError,
     UnwritableOutputError,
+    reason,
 )
 from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
 from mlaas_spark.fileset import fileset
@@ -426,6 +428,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     from mlaas_spark.ml import callbacks, savedmodel, tracking
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml import fit as training
+    from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
 
     tracked = tracking.client(config.train.mlflow) if config.train.mlflow else None
@@ -443,7 +446,8 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
         names = class_names(config)
-        metrics = evaluating.evaluate(model, stream, split, config.evaluate, names=names, history=history.rows)
+        judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
+        metrics = evaluating.evaluate(judged, stream, split, config.evaluate, names=names, history=history.rows)
         drawn = plots.draw(metrics)
         for file, png in plots.files(drawn).items():
             (work / file).parent.mkdir(exist_ok=True)
@@ -541,6 +545,8 @@ def _written_by_callbacks(fitting: _Fitting, work: Path) -> Path:
 
 def class_names(config: Config) -> tuple[str, ...]:
     """Names of the classes 0, 1, ...: those of the export, or the groups of each label; () where there are none."""
+    if config.input.targets:
+        return ()
     if len(config.export.labels) > 1:
         return config.export.labels
     of_label: dict[float, list[str]] = {}
@@ -591,11 +597,12 @@ def evaluate(
         raise ConfigError(msg)
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, f"evaluation-{split}")
-    if not {"run.json", "model.keras"} <= set(storage.children(place)):
-        msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
+    if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - set(storage.children(place))):
+        msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
         raise ConfigError(msg)
     _check_replaceable(target)
     from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.model import load_saved_model
     from mlaas_spark.ml.stream import ChunkStream
 
@@ -603,24 +610,34 @@ def evaluate(
         with journal.stage("open run"), storage.reading(run):
             config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
             made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
-            told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            chunks_at, content = _chunks_of(folder / "run.json")
             history = folder / "history.csv"
             rows = evaluating.read_history(history.read_text(encoding="utf-8")) if history.exists() else []
             model = load_saved_model(folder / "model.keras", config.train.model)
         transform = FeatureTransform.of(made.specs, config.features)
-        stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
-        if stream.manifest.content_digest != told["digests"]["content"]:
-            msg = f"the chunks in {told['chunks']} are not those that {run} was trained on: they were made again"
+        stream = ChunkStream.open(chunks_at, transform, config.train.batch_size, config.train.threads)
+        if stream.manifest.content_digest != content:
+            msg = f"the chunks in {chunks_at} are not those that {run} was trained on: they were made again"
             raise ChunkError(msg)
         with journal.stage("evaluate") as stage:
             names = class_names(config)
-            metrics = evaluating.evaluate(model, stream, split, config.evaluate, names=names, history=rows)
+            judged = evaluating.Judged.of(model, InputLayout.of(transform, config.train.inputs))
+            metrics = evaluating.evaluate(judged, stream, split, config.evaluate, names=names, history=rows)
             stage.events = stream.events(split)
     with journal.stage("plots"):
         drawn = plots.draw(metrics)
-    content = {"metrics.json": json.dumps(metrics, indent=1).encode(), **plots.files(drawn)}
-    storage.replace_folder(target, content)
+    texts = {"metrics.json": json.dumps(metrics, indent=1).encode()}
+    storage.replace_folder(target, {**texts, **plots.files(drawn)})
     return Evaluated(metrics, target, len(drawn))
+
+
+def _chunks_of(run_json: Path) -> tuple[str, str]:
+    """Folder and content digest of the chunks that a run was trained on."""
+    try:
+        told = json.loads(run_json.read_text(encoding="utf-8"))
+        return str(told["chunks"]), str(told["digests"]["content"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableInputError(str(run_json), f"it does not say which chunks ({reason(error)})") from error
 
 
 def _check_replaceable(folder: str) -> None:

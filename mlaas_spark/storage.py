@@ -405,11 +405,14 @@ def publish_folder(url: str, unfinished: str) -> None:
         UnwritableOutputError: The name is taken, the server refuses, or has not answered.
     """
     fs, path = _filesystem(unfinished)
-    _, target = _filesystem(url)
+    _rename_folder(fs, path, _filesystem(url)[1])
+
+
+def _rename_folder(fs: Any, source: str, target: str) -> None:
     if isinstance(fs, LocalFileSystem):
-        os.replace(path, target)  # noqa: PTH105 - a rename within one folder, all or nothing
-    elif not _renamed(fs, path, target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), url)
+        os.replace(source, target)  # noqa: PTH105 - a rename within one folder, all or nothing
+    elif not _renamed(fs, source, target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
 
 
 @_writes
@@ -424,18 +427,17 @@ def replace_folder(url: str, files: Mapping[str, bytes]) -> None:
     """
     unfinished, old = _beside(url), _beside(url)
     fs, path = _filesystem(url)
-    rename = os.replace if isinstance(fs, LocalFileSystem) else fs.mv
     new_path, old_path = _filesystem(unfinished)[1], _filesystem(old)[1]
     try:
         for name, content in files.items():
             _write(join(unfinished, name), content)
         if before := fs.exists(path):
-            rename(path, old_path)
+            _rename_folder(fs, path, old_path)
         try:
-            rename(new_path, path)
+            _rename_folder(fs, new_path, path)
         except OSError:
             if before:
-                rename(old_path, path)
+                _rename_folder(fs, old_path, path)
             raise
     finally:
         if fs.exists(new_path):

@@ -7,6 +7,7 @@ import io
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mlaas_spark.evaluation.confusion import predicted
 from mlaas_spark.evaluation.events import Scored, label_text, mean, plain
 from mlaas_spark.evaluation.importance import permutation_importance
 from mlaas_spark.evaluation.summary import Settings, Task, summarise, task_of
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import check_labels, encode_targets, graph_reason, known_remarks, loss_name
 from mlaas_spark.ml.stream import Batch
 
@@ -44,30 +46,32 @@ class Judged:
         score: A batch to scores (n, K).
         loss: Scored events to the model's own weighted loss; None if it has none, or it is not a number.
         loss_name: In snake case; "" if it has none.
+        check: Whether it can have these labels with so many outputs; ModelContractError if not.
     """
 
     score: Callable[[Batch], npt.NDArray[np.float32]]
     loss: Callable[[Scored, Task], float | None]
     loss_name: str
+    check: Callable[[Iterable[float], int], None]
 
     @classmethod
-    def of(cls, model: Any) -> Judged:
-        """A Keras model that takes the matrix."""
+    def of(cls, model: Any, inputs: InputLayout) -> Judged:
+        """A Keras model that takes these inputs."""
 
         def score(batch: Batch) -> npt.NDArray[np.float32]:
-            return np.asarray(model.predict_on_batch(batch.matrix), np.float32)
+            return np.asarray(model.predict_on_batch(inputs.arrays(batch.matrix, batch.mask)), np.float32)
 
         def loss(scored: Scored, task: Task) -> float | None:
             return _loss(model, scored, task)
 
-        return cls(score, loss, loss_name(model))
+        return cls(score, loss, loss_name(model), partial(check_labels, model))
 
 
 def predict(model: Any, stream: ChunkStream, split: str, *, most: int | None = None, seed: int | None = None) -> Scored:
     """Scored events of a split, in the manifest's order, or in that of a seed (see ``ChunkStream.batches``).
 
     Args:
-        model: A Keras model, or a :class:`Judged` one.
+        model: A Keras model that takes the matrix, or a :class:`Judged` one.
         stream: The chunks.
         split: ``train``, ``validation`` or ``test``.
         most: At most so many events, the first.
@@ -77,13 +81,17 @@ def predict(model: Any, stream: ChunkStream, split: str, *, most: int | None = N
         ModelContractError: The split has no events, or the model fails.
         ChunkError: The chunks cannot be read.
     """
-    judged = model if isinstance(model, Judged) else Judged.of(model)
+    judged = _judged(model, stream)
     scores, labels, weights = [], [], []
     for batch in _first(stream, split, most, seed):
         scores.append(_scores(judged, batch, split))
         labels.append(batch.label.copy())  # the batch is a view of a row group, which can go
         weights.append(batch.weight.copy())
     return Scored(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+
+
+def _judged(model: Any, stream: ChunkStream) -> Judged:
+    return model if isinstance(model, Judged) else Judged.of(model, InputLayout.of(stream.transform))
 
 
 def _first(stream: ChunkStream, split: str, most: int | None, seed: int | None) -> Iterable[Batch]:
@@ -126,12 +134,12 @@ def evaluate(
     and ``learning_curves``. A metric that cannot be given is None, and ``notes`` says why.
 
     Args:
-        model: A Keras model, or a :class:`Judged` one.
+        model: A Keras model that takes the matrix, or a :class:`Judged` one.
         stream: The chunks.
         split: ``test``, or another.
         config: Sizes and seeds.
-        task: What the labels are; None: by labels, outputs and loss, see :func:`task_of`.
-        names: Of the classes by number, or of the targets of a regression.
+        task: What the labels are; None: a regression if the chunks have targets, else see :func:`task_of`.
+        names: Of the classes by number, or of the targets of a regression, which else are their expressions.
         history: Rows of the training's history.
 
     Raises:
@@ -139,15 +147,15 @@ def evaluate(
         ChunkError: The chunks cannot be read.
     """
     config = config or EvaluateConfig()
-    judged = model if isinstance(model, Judged) else Judged.of(model)
+    judged = _judged(model, stream)
     scored = predict(judged, stream, split)
-    task = task or task_of(scored, judged.loss_name)
-    _check(model, judged, scored, task)
+    task = task or ("regression" if stream.manifest.targets else task_of(scored, judged.loss_name))
+    _check(judged, scored, task)
     splits = {split: scored}
     if split != TRAIN and config.train_events and stream.events(TRAIN):
         splits[TRAIN] = predict(judged, stream, TRAIN, most=config.train_events, seed=config.seed)
     settings = Settings(config.bootstrap, config.seed, config.signal_yield, config.background_yield)
-    metrics = summarise(task, splits, settings, names if task == "regression" else ())
+    metrics = summarise(task, splits, settings, names or stream.manifest.targets if task == "regression" else ())
     compared = 0 if len(splits) == 1 else len(splits[TRAIN])
     if not compared:
         why = "these are the training events" if split == TRAIN else "there are no training events to compare with"
@@ -162,7 +170,7 @@ def evaluate(
     return metrics
 
 
-def _check(model: Any, judged: Judged, scored: Scored, task: Task) -> None:
+def _check(judged: Judged, scored: Scored, task: Task) -> None:
     """Labels and outputs fit the task.
 
     Raises:
@@ -176,11 +184,7 @@ def _check(model: Any, judged: Judged, scored: Scored, task: Task) -> None:
     if scored.labels.ndim > 1:
         msg = f"{scored.labels.shape[1]} labels an event are no class numbers: the task is regression, not {task}"
         raise ModelContractError(msg)
-    if not isinstance(model, Judged):
-        check_labels(model, {float(label) for label in np.unique(scored.labels)}, scored.outputs)
-    elif scored.outputs > 1 and not np.isin(scored.labels, np.arange(scored.outputs)).all():
-        msg = f"a model of {scored.outputs} outputs takes the labels 0 to {scored.outputs - 1} ({judged.loss_name})"
-        raise ModelContractError(msg)
+    judged.check({float(label) for label in np.unique(scored.labels)}, scored.outputs)
 
 
 def importance(judged: Judged, stream: ChunkStream, split: str, config: EvaluateConfig, task: Task) -> dict[str, Any]:

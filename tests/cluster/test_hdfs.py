@@ -178,7 +178,7 @@ def test_run_folder_on_hdfs_is_whole_and_its_bundle_serves(
     assert storage.children(home) == sorted(["chunks", result.folder.rsplit("/", 1)[-1]])
     assert set(storage.children(result.folder)) == {
         *("bundle", "config.yaml", "history.csv", "log", "metrics.json", "model.keras", "plan.json", "report.html"),
-        *("run.json", "skipped.json", "specs.json"),
+        *("plots", "run.json", "skipped.json", "specs.json"),
     }
     assert result.chunks.startswith(f"{home}/chunks/")
     assert json.loads(storage.read_bytes(f"{result.folder}/run.json"))["chunks"] == result.chunks

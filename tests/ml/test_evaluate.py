@@ -11,8 +11,10 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from mlaas_spark.config import EvaluateConfig, TrainConfig
 from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml.evaluate import Judged, evaluate, importance, learning_curves, predict, read_history
+from mlaas_spark.ml.fit import fit
+from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model
-from mlaas_spark.ml.train import History, train
+from mlaas_spark.ml.train import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,11 @@ def squares(scored: Scored, _: str) -> float:
     return float(((scored.scores[:, 0] - scored.labels) ** 2).mean())
 
 
-MET_ONLY = Judged(met_only, squares, "mean_squared_error")
+def anything(*_: Any) -> None:
+    """Any labels do."""
+
+
+MET_ONLY = Judged(met_only, squares, "mean_squared_error", anything)
 
 
 def test_predictions_come_in_the_manifests_order(chunks: Chunks) -> None:
@@ -115,14 +121,14 @@ def test_regression_is_judged_when_it_is_asked_for(chunks: Chunks) -> None:
 
 
 def test_a_regression_needs_an_output_for_each_target(chunks: Chunks) -> None:
-    two = Judged(lambda batch: batch.matrix[:, :2], squares, "")
+    two = Judged(lambda batch: batch.matrix[:, :2], squares, "", anything)
     with pytest.raises(ModelContractError, match="2 outputs for 1 targets"):
         evaluate(two, chunks.stream(), "test", QUICK, task="regression")
 
 
 def test_a_loss_that_is_no_number_is_said(chunks: Chunks) -> None:
     config = EvaluateConfig(bootstrap=0, importance_events=0)
-    found = evaluate(Judged(met_only, lambda *_: None, ""), chunks.stream(), "test", config)
+    found = evaluate(Judged(met_only, lambda *_: None, "", anything), chunks.stream(), "test", config)
     assert found["loss"] is None
     assert "no loss: it is not a number, or the model has none" in found["notes"]
 
@@ -160,8 +166,8 @@ def test_history_is_read_back_as_it_was_written() -> None:
 class TestWithModels:
     def test_metrics_are_those_of_the_models_own_evaluate(self, chunks: Chunks, plain_model: Path) -> None:
         stream = chunks.stream()
-        model = load_user_model(plain_model, stream.width, seed=1)
-        history = train(model, stream, TrainConfig(epochs=3, batch_size=16))
+        model = load_user_model(plain_model, InputLayout.of(stream.transform), seed=1)
+        history = fit(model, stream, TrainConfig(epochs=3, batch_size=16))
         metrics = evaluate(model, stream, "test", QUICK, history=history.rows)
         x = np.concatenate([batch.matrix for batch in stream.batches("test")])
         y = np.array([event["label"] for event in chunks.of("test")], np.float32)
@@ -178,7 +184,7 @@ class TestWithModels:
     ) -> None:
         events = [{**event, "weight": 1.0 + event["label"]} for event in make_events(60, seed=1)]
         stream = make_chunks({(0, "test"): events}, weight=2.0).stream()
-        model = load_user_model(plain_model, stream.width, seed=1)
+        model = load_user_model(plain_model, InputLayout.of(stream.transform), seed=1)
         batch = stream.arrays("test", 0)
         own = model.evaluate(batch.matrix, batch.label, sample_weight=batch.weight, batch_size=60, verbose=0)
         assert evaluate(model, stream, "test", QUICK)["loss"] == pytest.approx(own[0], rel=1e-5)
@@ -195,7 +201,7 @@ class TestWithModels:
                 return net
             """)
         stream = chunks.stream()
-        model = load_user_model(path, stream.width, seed=1)
+        model = load_user_model(path, InputLayout.of(stream.transform), seed=1)
         found = evaluate(model, stream, "test", QUICK, task="regression")
         scored = predict(model, stream, "test")
         r = (scored.scores[:, 0] - scored.labels).astype(np.float64)
@@ -207,7 +213,7 @@ class TestWithModels:
     ) -> None:
         stream = make_chunks({(0, "test"): make_events(30, seed=1, classes=3)}).stream()
         with pytest.raises(ModelContractError, match="the labels are 0, 1, 2"):
-            evaluate(load_user_model(plain_model, stream.width), stream)
+            evaluate(load_user_model(plain_model, InputLayout.of(stream.transform)), stream)
 
     def test_several_classes_are_judged_against_the_rest(
         self, make_chunks: MakeChunks, make_events: Callable[..., Any], model_file: Callable[[str], Path]
@@ -223,7 +229,59 @@ class TestWithModels:
             """)
         split = {(0, name): make_events(90, seed=seed, classes=3) for seed, name in enumerate(("train", "test"))}
         stream = make_chunks(split).stream()
-        found = evaluate(load_user_model(path, stream.width, seed=1), stream, "test", QUICK)
+        found = evaluate(load_user_model(path, InputLayout.of(stream.transform), seed=1), stream, "test", QUICK)
         assert found["task"] == "multiclass"
         assert set(found["roc"]) == {"0", "1", "2"}
         assert found["loss"] > 0
+
+    def test_a_model_gets_the_inputs_that_it_was_trained_with(
+        self, chunks: Chunks, model_file: Callable[[str], Path]
+    ) -> None:
+        path = model_file("""
+            import keras
+
+            def model(layout, config):
+                made = layout.keras_inputs()
+                seen = keras.layers.Concatenate()([made["matrix"], made["mask"]])
+                net = keras.Model(list(made.values()), keras.layers.Dense(1, activation="sigmoid")(seen))
+                net.compile(loss="binary_crossentropy", optimizer="adam")
+                return net
+            """)
+        stream = chunks.stream()
+        inputs = InputLayout.of(stream.transform, "matrix+mask")
+        model = load_user_model(path, inputs, TrainConfig(inputs="matrix+mask"), seed=1)
+        found = evaluate(Judged.of(model, inputs), stream, "test", QUICK)
+        matrix, mask = chunks.expected("test")
+        scores = model.predict([matrix.astype(np.float32), mask.astype(np.float32)], verbose=0)[:, 0]
+        y = [event["label"] for event in chunks.of("test")]
+        assert found["auc"] == pytest.approx(roc_auc_score(y, scores))
+        assert len(found["importance"]["branches"]) == 3
+
+    def test_chunks_with_several_targets_are_a_regression_of_each(
+        self, make_chunks: MakeChunks, make_events: Callable[..., Any], model_file: Callable[[str], Path]
+    ) -> None:
+        path = model_file("""
+            import keras
+
+            def model(idim):
+                net = keras.Sequential([keras.layers.Input((idim,)), keras.layers.Dense(2)])
+                net.compile(loss="mean_squared_error", optimizer="adam")
+                return net
+            """)
+        events = {
+            (0, split): [
+                {**e, "label": 3.0 * e["nJet"] - 1, "second": -1.0 * e["nJet"]} for e in make_events(60, seed=n)
+            ]
+            for n, split in enumerate(("train", "test"))
+        }
+        chunks = make_chunks(events, targets=2)
+        stream = chunks.stream()
+        model = load_user_model(path, InputLayout.of(stream.transform), seed=1)
+        found = evaluate(model, stream, "test", QUICK)
+        assert found["task"] == "regression"
+        assert list(found["residuals"]) == ["3 * nJet - 1", "-nJet"]
+        x = chunks.expected("test")[0].astype(np.float32)
+        y = np.array([[event["label"], event["second"]] for event in chunks.of("test")])
+        r = model.predict(x, verbose=0) - y
+        assert found["residuals"]["-nJet"]["rmse"] == pytest.approx(float(np.sqrt((r[:, 1] ** 2).mean())), rel=1e-5)
+        assert found["loss"] == pytest.approx(float((r**2).mean()), rel=1e-5)

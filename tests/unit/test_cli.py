@@ -205,7 +205,7 @@ def test_paths_are_shown_from_the_folder_that_all_are_in(paths: list[str], folde
 
 
 @pytest.mark.parametrize(
-    "verb", ["inspect", "plan", "convert", "specs", "chunks", "train", "export", "serve-check", "demo"]
+    "verb", ["inspect", "plan", "convert", "specs", "chunks", "train", "evaluate", "export", "serve-check", "demo"]
 )
 def test_help_of_each_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0

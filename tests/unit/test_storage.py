@@ -146,6 +146,46 @@ def test_folder_is_published_whole_and_never_onto_another(kind: str, unsure: str
     assert storage.children(home) == [".two", "run"]
 
 
+@pytest.mark.parametrize("kind", ["local", "elsewhere"])
+def test_a_folder_is_replaced_with_all_that_was_in_it(kind: str, unsure: str, tmp_path: Path) -> None:
+    home = str(tmp_path) if kind == "local" else unsure
+    for files in ({"a": b"1", "plots/b.png": b"2"}, {"a": b"3", "plots/c.png": b"4"}):
+        storage.replace_folder(f"{home}/made", files)
+        assert storage.children(home) == ["made"]
+        assert storage.children(f"{home}/made/plots") == [next(name for name in files if "/" in name)[6:]]
+        assert storage.read_bytes(f"{home}/made/a") == files["a"]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "made")
+    storage.replace_folder(url, {"a": b"old"})
+    replace, calls = os.replace, []
+
+    def failing(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == step:
+            raise OSError(errno.ENOSPC, "No space left on device", target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(UnwritableOutputError, match="No space left"):
+        storage.replace_folder(url, {"a": b"new"})
+    assert storage.read_bytes(f"{url}/a") == b"old"
+    assert storage.children(str(tmp_path)) == ["made"]
+
+
+def test_a_folder_whose_files_cannot_all_be_written_stays_as_it_was(tmp_path: Path) -> None:
+    url = str(tmp_path / "made")
+    storage.replace_folder(url, {"a": b"old"})
+    with pytest.raises(UnwritableOutputError):
+        storage.replace_folder(url, {"a": b"new", "a/b": b"a is no folder"})
+    assert storage.read_bytes(f"{url}/a") == b"old"
+    assert storage.children(str(tmp_path)) == ["made"]
+
+
 def test_copy_of_what_lies_elsewhere_is_what_was_uploaded(tmp_path: Path) -> None:
     (tmp_path / "bundle" / "assets").mkdir(parents=True)
     (tmp_path / "bundle" / "x.bin").write_bytes(bytes(range(256)) * 50)
