@@ -432,7 +432,7 @@ def _draw_profile(axes: Axes, found: Mapping[str, Any], _: Mapping[str, Any]) ->
     band.set_label("± standard deviation in the bin")
     axes.errorbar(true, mean, error, color=_COLOURS[0], fmt="o", markersize=4, label="mean, with its error")
     axes.set(xlabel="true", ylabel="predicted - true")
-    axes.legend(loc="upper left")
+    axes.legend()
 
 
 def _draw_relative(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -440,6 +440,8 @@ def _draw_relative(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, A
     edges = np.array(relative["histogram"]["edges"])
     total = np.array(relative["histogram"]["sum"])
     text = f"median {_text(relative['median'])}, half width (68 %) {_text(relative['half_width_68'])}"
+    if relative["median"] is None:
+        text = "quantiles are not defined with negative weights"
     axes.stairs(total, edges, fill=True, color=_COLOURS[2], alpha=0.3, label=text)
     axes.stairs(total, edges, color=_COLOURS[2], linewidth=1)
     axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
