@@ -301,7 +301,7 @@ def _significance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         highest = max([best["significance"] for best in scan["best"].values() if best] or [1.0])
         axes.set(xlabel="cut: score at least", ylabel="significance", ylim=(0, 1.35 * highest))
         uncut = f"S = {_short(scan['signal'][-1])}, B = {_short(scan['background'][-1])}"
-        of = f"{_class(label, metrics)} as signal, before a cut {uncut}"
+        of = f"{_class(label, metrics)} against the rest: {uncut} before a cut"
         axes.legend(title=of, title_fontsize=8, loc="upper left")
         _said(axes, metrics)
     title = "Significance of the signal after a cut on the score (S and B are sums of weights)"

@@ -112,3 +112,9 @@ def test_what_is_not_defined_is_none(labels: list[float], none: str) -> None:
     value = found["relative"]["median"] if none == "relative" else found[none]
     assert value is None
     assert found["rmse"] is not None
+
+
+def test_relative_residuals_keep_the_sign_of_the_residual_where_the_true_value_is_negative() -> None:
+    scored = Scored(np.array([[-1.0]], np.float32), np.array([-2.0], np.float32), np.ones(1, np.float32))
+    found = residuals({"test": scored}, ["E"])["E"]
+    assert (found["bias"], found["relative"]["mean"], found["relative"]["median"]) == (1.0, 0.5, 0.5)
