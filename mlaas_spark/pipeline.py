@@ -757,7 +757,7 @@ def _client(config: Config, url: str | None = None) -> Client:
 
 
 def _served(config: Config, asking: Asking) -> tuple[Client, str]:
-    """The server and the model that are asked for, by name or by alias; the URL of the config goes before the alias'."""
+    """Server and model that are asked for, by name or by alias; the URL of the config goes before the alias' own."""
     from mlaas_spark.serving import alias as aliases
 
     if asking.model:

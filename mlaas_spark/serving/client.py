@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -22,7 +21,7 @@ from mlaas_spark.serving.http import Connection
 from mlaas_spark.serving.served import LAYOUT, Served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -145,7 +144,8 @@ class Client:
         Raises:
             ServingError: Another width, a value that is not finite (named), or no such answer as a model gives.
         """
-        return np.array(list(self.stream(model, x, form)), np.float32).reshape(len(x), -1)
+        scores = list(self.stream(model, x, form))
+        return np.array(scores, np.float32).reshape(len(scores), len(scores[0]) if scores else len(model.labels))
 
     def stream(self, model: Served, x: npt.NDArray[np.float32], form: Form = "json") -> Iterator[list[float]]:
         """As :meth:`predict`, event by event in their order, as soon as each is there."""
@@ -153,14 +153,14 @@ class Client:
         encode, path, decode = self._codec(model, form)
         headers = _JSON if form == "json" else {"Content-Type": "application/octet-stream"}
 
+        # of a model without labels as many as the first answer has
+        outputs = {"all": len(model.labels)} if model.labels else {}
+
         def ask(row: npt.NDArray[np.float32]) -> list[float]:
             answer = self._connection.request("POST", path, encode(row), headers, repeatable=True)
             scores = decode(self._checked(answer, f"POST {path} of model {model.name}").body)
-            if not scores or (model.labels and len(scores) != len(model.labels)):
-                msg = (
-                    f"{self.url} gives {len(scores)} scores of {model.name}, which has "
-                    f"{len(model.labels) or 'some'}: {answer.text!r}"
-                )
+            if len(scores) != outputs.setdefault("all", len(scores)) or not scores:
+                msg = f"{self.url} gives {len(scores)} scores of {model.name}, which has {outputs['all'] or 'some'}"
                 raise ServingError(msg)
             return scores
 

@@ -154,10 +154,12 @@ def upload(client: Client, archive: Archive) -> Proof:
             raise ServingError(msg)
         return _proved(client, archive, found=False)
     except (MlaasSparkError, KeyboardInterrupt) as error:
+        if isinstance(error, NoAnswerError) and not error.sent:
+            raise  # nobody was there to take it
         outcome = _deleted(client, archive.name)
         if not isinstance(error, ServingError):
             raise
-        msg = f"{archive.name} was uploaded to {client.url} and is not served as it should be: {error}; {outcome}"
+        msg = f"the upload of {archive.name} to {client.url} is not what it should be: {error}; {outcome}"
         raise ServingError(msg) from error
 
 

@@ -72,6 +72,9 @@ class Connection:
         self.url, self._base = _address(serve.url)
         self._retries, self._timeout = serve.retries, serve.timeout
         self._sleep = sleep
+        # where TLS 1.3 is used, a server that misses a certificate may say so by closing alone
+        asks = self.url.startswith("https://") and serve.certificate is None
+        self._hint = "; or it asks for a certificate: serve.certificate and serve.key" if asks else ""
         self._bucket = TokenBucket(serve.rate, clock, sleep)
         given = {"ssl_context": _context(serve)} if self.url.startswith("https://") else {}
         self._pool = urllib3.connection_from_url(
@@ -130,7 +133,7 @@ class Connection:
         """What a user reads of urllib3's errors. What a connection was refused for was never sent."""
         tries = f" ({tried} tries)" if tried > 1 else ""
         inner = _innermost(error)
-        if isinstance(inner, ssl.SSLError):
+        if isinstance(inner, ssl.SSLError) and not isinstance(inner, ssl.SSLEOFError):
             return NoAnswerError(self.url, _tls(inner), sent=False, temporary=False)
         if isinstance(error, failures.ConnectTimeoutError | failures.NewConnectionError):
             why = f"nobody answers at this address: {_plain(inner)}{tries}; is it running, is serve.url (--url) right?"
@@ -140,7 +143,7 @@ class Connection:
             return NoAnswerError(self.url, why)
         why = (
             f"it dropped the connection at {asked}{tries}: {_plain(inner)}; TFaaS does so when it panics, as for an "
-            "unknown model or a wrong number of values: see mlaas-spark models --url, and the server's log"
+            f"unknown model or a wrong number of values: see mlaas-spark models --url, and the server's log{self._hint}"
         )
         return NoAnswerError(self.url, why)
 
