@@ -38,7 +38,7 @@ class Format(StrEnum):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -370,7 +370,7 @@ class ServeConfig(_Section):
     alias: str | None = None
     timeout: float = Field(default=30.0, gt=0, le=3600)
     retries: int = Field(default=5, ge=0, le=100)
-    rate: float | None = Field(default=100.0, gt=0)
+    rate: float | None = Field(default=100.0, gt=0, le=1e6)
     concurrency: int = Field(default=8, ge=1, le=256)
     certificate: Path | None = None
     key: Path | None = None

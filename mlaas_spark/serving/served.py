@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LAYOUT = "layout.json"
 """File of a bundle that names the columns, and holds the transform that makes them from events."""
 
+_LARGEST = np.finfo(np.float32).max
 _OURS = "mlaas_spark"  # key of params.json that the server passes over
 
 
@@ -70,19 +71,22 @@ class Served:
         return len(self.columns) or None
 
     def vectors(self, events: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """What the model takes of events with a column for each branch, (n, W).
+        """What the model takes of events with a column for each branch, (n, W); NaN for what is missing, if it knows.
 
         Raises:
             MlaasSparkError: As :meth:`FeatureTransform.matrix`; ServingError where the model is not ours.
         """
         if self.transform is None:
             raise self.not_ours()
-        if not self.raw:
-            return self.transform.matrix(events).matrix
-        branches = len(self.transform.layout.branches)
-        unscaled = replace(self.transform, center=(0.0,) * branches, scale=(1.0,) * branches)
-        features = unscaled.matrix(events)
-        return np.where(features.mask, features.matrix, np.float32(np.nan))
+        transform, branches = self.transform, len(self.transform.layout.branches)
+        if self.raw:
+            transform = replace(transform, center=(0.0,) * branches, scale=(1.0,) * branches)
+        features = transform.matrix(events)
+        if self.missing is None:
+            return features.matrix  # what is missing is 0 in it
+        above = np.nextafter(np.float32(self.missing), np.float32(np.inf))
+        there = np.clip(features.matrix, above, _LARGEST) if self.raw else features.matrix
+        return np.where(features.mask, there, np.float32(np.nan))
 
     def not_ours(self) -> ServingError:
         """That the model's columns are not known here."""

@@ -100,6 +100,19 @@ def test_a_raw_model_takes_the_values_and_nan_for_what_is_missing() -> None:
     assert np.array_equal(made, np.array([[20, 1, 15, NAN], [NAN, 3, 5, 10]], np.float32), equal_nan=True)
 
 
+def test_a_model_that_looks_at_the_mask_gets_nan_for_what_is_missing() -> None:
+    made = told({"inputs": "features", "missing": -1e30}).vectors(EVENTS)
+    assert np.array_equal(made, np.array([[1, 0.5, 2, NAN], [NAN, 1.5, 0, 1]], np.float32), equal_nan=True)
+
+
+def test_a_value_that_float32_has_not_is_the_nearest_and_not_missing() -> None:
+    events = pa.RecordBatch.from_pydict({"MET": [1e300, -1e300], "nJet": [1, 1], "Jet_pt": [[1.0], [2.0]]})
+    with np.errstate(over="ignore"):
+        sent = told({"inputs": "raw", "missing": -1e30}).vectors(events)[:, 0]
+    assert sent[0] == np.finfo(np.float32).max
+    assert -1e30 < sent[1] < -0.99e30
+
+
 def test_of_a_model_of_others_no_features_can_be_made() -> None:
     with pytest.raises(ServingError, match=r"no layout\.json.*rows of numbers"):
         Served.of("theirs", b"{}", None, None, "u").vectors(EVENTS)
