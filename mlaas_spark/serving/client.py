@@ -5,14 +5,15 @@ Source: design.md section 4. Routes that change something are asked for once.
 
 from __future__ import annotations
 
-import itertools
 import json
+import uuid
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
-import urllib3
 
 from mlaas_spark.errors import ServingError, hint
 from mlaas_spark.ml import tfaas
@@ -22,6 +23,7 @@ from mlaas_spark.serving.served import LAYOUT, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     import numpy.typing as npt
 
@@ -34,7 +36,8 @@ Form = Literal["json", "proto"]
 IMAGES = ("png", "jpg")
 """Formats of images that the server decodes."""
 
-_AHEAD = 4  # requests that wait for a thread, for each thread
+_AHEAD = 4  # parts that are under way or wait, for each thread
+_TOGETHER = 16  # events of a part, which one thread sends one after the other
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
@@ -164,14 +167,21 @@ class Client:
                 raise ServingError(msg)
             return scores
 
+        size = max(1, min(_TOGETHER, len(rows) // (_AHEAD * self._threads)))
+        todo = (rows[start : start + size] for start in range(0, len(rows), size))
         with ThreadPoolExecutor(self._threads, thread_name_prefix="tfaas") as threads:
-            waiting: list[Any] = []
-            todo = iter(rows)
+            waiting: deque[Future[list[list[float]]]] = deque()
+
+            def submit(parts: int) -> None:
+                waiting.extend(
+                    threads.submit(lambda part: [ask(row) for row in part], part) for part in islice(todo, parts)
+                )
+
+            submit(self._threads * _AHEAD)
             try:
-                waiting.extend(threads.submit(ask, row) for row in itertools.islice(todo, self._threads * _AHEAD))
                 while waiting:
-                    yield waiting.pop(0).result()
-                    waiting.extend(threads.submit(ask, row) for row in itertools.islice(todo, 1))
+                    yield from waiting.popleft().result()
+                    submit(1)
             finally:
                 for future in waiting:
                     future.cancel()
@@ -190,8 +200,16 @@ class Client:
         if self.download(name, tfaas.PARAMS) is None:
             raise self._unknown(name)
         # the server takes the format from the file's name before its first dot
-        fields: dict[str, Any] = {"model": name, "image": (f"{kind}.{kind}", image, f"image/{kind}")}
-        body, content_type = urllib3.encode_multipart_formdata(fields)
+        boundary = uuid.uuid4().hex
+        parts = (
+            f'Content-Disposition: form-data; name="model"\r\n\r\n{name}'.encode(),
+            f'Content-Disposition: form-data; name="image"; filename="{kind}.{kind}"\r\n'.encode()
+            + f"Content-Type: image/{kind}\r\n\r\n".encode()
+            + image,
+        )
+        body = b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts)
+        body += f"--{boundary}--\r\n".encode()
+        content_type = f"multipart/form-data; boundary={boundary}"
         path = "/predict/image"
         answer = self._connection.request("POST", path, body, {"Content-Type": content_type}, repeatable=True)
         told = self._json(self._checked(answer, f"POST {path} of model {name}"))

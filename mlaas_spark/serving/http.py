@@ -1,14 +1,18 @@
 """Requests to one server: connections that stay open, time limits, TLS, backoff, and errors that say what to mend.
 
 What is tried again: whatever was never sent (nobody listens, 429), and of the rest only what changes nothing on the
-server. Knows TFaaS' habits (a panic drops the connection) and none of its routes.
+server. Knows TFaaS' habits (a panic drops the connection) and none of its routes. By Python's http.client: see
+docs/decisions/0018-serving-client.md.
 """
 
 from __future__ import annotations
 
+import http.client
+import queue
 import re
 import ssl
 import time
+import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,14 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import urllib3
-from urllib3 import exceptions as failures
-
 from mlaas_spark.errors import ConfigError, NoAnswerError, ServingError, reason
 from mlaas_spark.serving.rate import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from email.message import Message
 
     from mlaas_spark.config import ServeConfig
 
@@ -37,10 +39,10 @@ _ANSWER = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said."""
+    """What a server said; names of headers are found in any case."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     @property
@@ -49,6 +51,24 @@ class Answer:
         text = self.body[:_ANSWER].decode(errors="replace").strip()
         found = re.fullmatch(r'\{"error": ?"(.*)"\}', text)
         return (found[1] if found else text) or "(nothing)"
+
+
+_Places = queue.LifoQueue[http.client.HTTPConnection | None]
+
+
+def _close(places: _Places) -> None:
+    """Close the connections of somebody who is gone."""
+    while not places.empty():
+        if (connection := places.get_nowait()) is not None:
+            connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A request without an answer, and whether there was a connection to send it on."""
+
+    error: Exception
+    connected: bool
 
 
 class Connection:
@@ -72,19 +92,16 @@ class Connection:
         self.url, self._base = _address(serve.url)
         self._retries, self._timeout = serve.retries, serve.timeout
         self._sleep = sleep
-        # where TLS 1.3 is used, a server that misses a certificate may say so by closing alone
-        asks = self.url.startswith("https://") and serve.certificate is None
-        self._hint = "; or it asks for a certificate: serve.certificate and serve.key" if asks else ""
         self._bucket = TokenBucket(serve.rate, clock, sleep)
-        given = {"ssl_context": _context(serve)} if self.url.startswith("https://") else {}
-        self._pool = urllib3.connection_from_url(
-            self.url,
-            maxsize=serve.concurrency,
-            block=True,
-            retries=False,
-            timeout=urllib3.Timeout(connect=min(_CONNECT_S, serve.timeout), read=serve.timeout),
-            **given,
-        )
+        self._context = _context(serve) if self.url.startswith("https://") else None
+        # where TLS 1.3 is used, a server that misses a certificate may say so by closing alone
+        asks = self._context is not None and serve.certificate is None
+        self._hint = "; or it asks for a certificate: serve.certificate and serve.key" if asks else ""
+        # a place for each connection, the one used last on top; None for one that is not open
+        self._places: _Places = queue.LifoQueue()
+        for _ in range(serve.concurrency):
+            self._places.put(None)
+        weakref.finalize(self, _close, self._places)
 
     def request(
         self,
@@ -106,19 +123,13 @@ class Connection:
         for tried in range(1, self._retries + 2):
             last = tried > self._retries
             self._bucket.take()
-            try:
-                response = self._pool.urlopen(
-                    method, self._base + path, body=body, headers=dict(headers or {}), redirect=False
-                )
-            except (failures.HTTPError, OSError) as error:
-                failure = self._failure(error, asked, tried)
+            answer = self._exchange(method, self._base + path, body, dict(headers or {}))
+            if not isinstance(answer, Answer):
+                failure = self._failure(answer, asked, tried)
                 if last or not failure.temporary or not (repeatable or not failure.sent):
-                    raise failure from error
+                    raise failure from answer.error
                 self._sleep(_wait(tried))
                 continue
-            answer = Answer(
-                response.status, {key.lower(): value for key, value in response.headers.items()}, response.data
-            )
             if answer.status == 429:
                 if last:
                     raise ServingError(self._limited(asked, tried))
@@ -129,20 +140,54 @@ class Connection:
                 return answer
         raise AssertionError  # the last try has returned or raised
 
-    def _failure(self, error: Exception, asked: str, tried: int) -> NoAnswerError:
-        """What a user reads of urllib3's errors. What a connection was refused for was never sent."""
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer | _Failed:
+        """One request on a connection of the pool; one that failed is closed."""
+        connection, connected = self._places.get(), False
+        try:
+            if connection is None:
+                connection = self._connected()
+            connected = True
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            answer = Answer(response.status, response.headers, response.read())
+        except (OSError, http.client.HTTPException) as error:
+            if connection is not None:
+                connection.close()
+            connection = None
+            return _Failed(error, connected)
+        finally:
+            self._places.put(connection)
+        return answer
+
+    def _connected(self) -> http.client.HTTPConnection:
+        place, limit = urlsplit(self.url).netloc, min(_CONNECT_S, self._timeout)
+        made = (
+            http.client.HTTPConnection(place, timeout=limit)
+            if self._context is None
+            else http.client.HTTPSConnection(place, timeout=limit, context=self._context)
+        )
+        try:
+            made.connect()
+        except OSError:
+            made.close()
+            raise
+        made.sock.settimeout(self._timeout)
+        return made
+
+    def _failure(self, failed: _Failed, asked: str, tried: int) -> NoAnswerError:
+        """What a user reads of a request that got no answer."""
         tries = f" ({tried} tries)" if tried > 1 else ""
-        inner = _innermost(error)
-        if isinstance(inner, ssl.SSLError) and not isinstance(inner, ssl.SSLEOFError):
-            return NoAnswerError(self.url, _tls(inner), sent=False, temporary=False)
-        if isinstance(error, failures.ConnectTimeoutError | failures.NewConnectionError):
-            why = f"nobody answers at this address: {_plain(inner)}{tries}; is it running, is serve.url (--url) right?"
+        error = failed.error
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return NoAnswerError(self.url, _tls(error), sent=False, temporary=False)
+        if not failed.connected:
+            why = f"nobody answers at this address: {_plain(error)}{tries}; is it running, is serve.url (--url) right?"
             return NoAnswerError(self.url, why, sent=False)
-        if isinstance(error, failures.ReadTimeoutError | TimeoutError):
+        if isinstance(error, TimeoutError):
             why = f"no answer to {asked} within {self._timeout:g} s{tries}; serve.timeout sets how long to wait"
             return NoAnswerError(self.url, why)
         why = (
-            f"it dropped the connection at {asked}{tries}: {_plain(inner)}; TFaaS does so when it panics, as for an "
+            f"it dropped the connection at {asked}{tries}: {_plain(error)}; TFaaS does so when it panics, as for an "
             f"unknown model or a wrong number of values: see mlaas-spark models --url, and the server's log{self._hint}"
         )
         return NoAnswerError(self.url, why)
@@ -226,16 +271,6 @@ def _trust(context: ssl.SSLContext, ca: Path) -> None:
     if not plain:
         msg = f"serve.ca: the folder {ca} holds no certificates: neither names by openssl rehash, nor .pem or .crt"
         raise ConfigError(msg)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """What urllib3 has wrapped, perhaps several times."""
-    while True:
-        args = [arg for arg in error.args if isinstance(arg, BaseException)]
-        inner = args[0] if args else error.__cause__ or error.__context__
-        if inner is None:
-            return error
-        error = inner
 
 
 def _tls(error: ssl.SSLError) -> str:
