@@ -958,8 +958,12 @@ def predict_remote(
         for label, score in pipeline.predict_image(_serving(context), file, asking):
             _out.print(escape(f"{score:.6f} {label}"))
         return
-    for line in lines(pipeline.predict_remote(_serving(context), file, asking)):
-        sys.stdout.write(f"{line}\n")
+    try:
+        for line in lines(pipeline.predict_remote(_serving(context), file, asking)):
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has enough, as head does; what Python still holds goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _SERVE_OPTIONS = ("url", "alias", "certificate", "key", "ca")

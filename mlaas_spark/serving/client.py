@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -171,10 +172,12 @@ class Client:
         todo = (rows[start : start + size] for start in range(0, len(rows), size))
         with ThreadPoolExecutor(self._threads, thread_name_prefix="tfaas") as threads:
             waiting: deque[Future[list[list[float]]]] = deque()
+            over = Event()
 
             def submit(parts: int) -> None:
                 waiting.extend(
-                    threads.submit(lambda part: [ask(row) for row in part], part) for part in islice(todo, parts)
+                    threads.submit(lambda part: [ask(row) for row in part if not over.is_set()], part)
+                    for part in islice(todo, parts)
                 )
 
             submit(self._threads * _AHEAD)
@@ -183,6 +186,7 @@ class Client:
                     yield from waiting.popleft().result()
                     submit(1)
             finally:
+                over.set()
                 for future in waiting:
                     future.cancel()
 

@@ -141,22 +141,21 @@ class Connection:
         raise AssertionError  # the last try has returned or raised
 
     def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer | _Failed:
-        """One request on a connection of the pool; one that failed is closed."""
-        connection, connected = self._places.get(), False
+        """One request on a connection of the pool, which goes back there only if it is fit for another."""
+        connection, kept, connected = self._places.get(), None, False
         try:
-            if connection is None:
-                connection = self._connected()
+            connection = connection or self._connected()
             connected = True
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = Answer(response.status, response.headers, response.read())
+            kept = connection if connection.sock is not None else None  # the server may have said that it closes
         except (OSError, http.client.HTTPException) as error:
-            if connection is not None:
-                connection.close()
-            connection = None
             return _Failed(error, connected)
         finally:
-            self._places.put(connection)
+            if kept is None and connection is not None:
+                connection.close()
+            self._places.put(kept)
         return answer
 
     def _connected(self) -> http.client.HTTPConnection:

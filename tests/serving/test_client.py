@@ -64,6 +64,17 @@ def test_scores_come_as_soon_as_they_are_there(server: ContractServer) -> None:
     scores.close()  # type: ignore[attr-defined] # a generator
 
 
+def test_who_stops_reading_stops_the_requests(server: ContractServer) -> None:
+    client = client_of(server, concurrency=2)
+    scores = client.stream(client.served(NAME), events(2000))
+    next(scores)
+    scores.close()  # type: ignore[attr-defined] # a generator
+    sent = server.requests["POST /predict/json"]
+    assert sent < 200
+    client.status()
+    assert server.requests["POST /predict/json"] == sent
+
+
 def test_a_prediction_is_asked_for_again(server: ContractServer, naps: Naps) -> None:
     client = client_of(server, naps, concurrency=1)
     model = client.served(NAME)

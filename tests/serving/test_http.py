@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import threading
@@ -15,7 +16,7 @@ import pytest
 from mlaas_spark.errors import ConfigError, NoAnswerError, ServingError
 from mlaas_spark.serving.http import Connection
 from tests.serving.conftest import serve_config
-from tests.serving.server import Faults
+from tests.serving.server import Faults, Handler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,6 +153,34 @@ def test_a_kept_connection_that_the_server_closed_is_made_anew(start: Start, nap
     asked.request("GET", "/status")
     server.faults = Faults("drop", times=1)
     assert asked.request("GET", "/status").status == 200
+
+
+def test_a_connection_that_was_interrupted_is_not_used_again(
+    server: ContractServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = connection(server.url, concurrency=1)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(http.client.HTTPConnection, "getresponse", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            asked.request("GET", "/status")
+    assert asked.request("DELETE", "/delete/x").status == 200
+    assert server.connections == 2
+
+
+def test_a_connection_that_the_server_closes_is_made_anew_with_its_time_limit(
+    server: ContractServer, naps: Naps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.0")
+    asked = connection(server.url, naps, timeout=0.3)
+    assert [asked.request("GET", "/status").status for _ in range(3)] == [200] * 3
+    assert server.connections == 3
+    server.faults = Faults("slow")
+    with pytest.raises(NoAnswerError, match=r"within 0\.3 s"):
+        asked.request("GET", "/status")
 
 
 def test_a_server_below_a_path_is_asked_there(start: Start) -> None:

@@ -140,6 +140,24 @@ def test_the_alias_names_model_and_server(run: Any, config: Path, tmp_path: Path
         assert run("predict-remote", "events.csv", *line)[:2] == (0, "[8.625, 5.5]\n")
 
 
+def test_a_reader_that_has_enough_is_no_error(server: ContractServer, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("[1, 2, 3, 4]\n" * 6000)
+    command = (
+        "import sys; from mlaas_spark.cli import main; "
+        f"sys.exit(main(['predict-remote', 'events.jsonl', '--url', '{server.url}', '--model', '{NAME}', "
+        "'--set', 'serve.rate=null']))"
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "[8.625, 5.5]\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
 def test_an_image_is_sent_as_one(run: Any, config: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no image")
     code, _, err = run("predict-remote", "x.png", "--image", "--config", config, "--model", NAME)
