@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlaas_spark.errors import ConfigError, NoAnswerError, ServingError, reason
@@ -34,7 +34,8 @@ _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 60.0
 _BUSY = (502, 503, 504)  # of a proxy before the server
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")  # how OpenSSL finds a CA in a folder
-_ANSWER = 200
+_ANSWER = 200  # characters of an answer in a message
+_ONE_PIECE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,33 @@ class Answer:
         text = self.body[:_ANSWER].decode(errors="replace").strip()
         found = re.fullmatch(r'\{"error": ?"(.*)"\}', text)
         return (found[1] if found else text) or "(nothing)"
+
+
+class _Plain(http.client.HTTPConnection):
+    """Sends head and body of a request together: one packet for the network, and one waking up for the server."""
+
+    _held: list[bytes] | None = None
+
+    def send(self, data: Any) -> None:
+        """Hold back what a request is made of, send anything else."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """As http.client's, in one piece; a large body is not copied for that."""
+        self._held = []
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            held, self._held = self._held, None
+        for part in [b"".join(held)] if sum(map(len, held)) < _ONE_PIECE else held:
+            self.send(part)
+
+
+class _Secure(_Plain, http.client.HTTPSConnection):
+    """The same with TLS."""
 
 
 _Places = queue.LifoQueue[http.client.HTTPConnection | None]
@@ -161,9 +189,9 @@ class Connection:
     def _connected(self) -> http.client.HTTPConnection:
         place, limit = urlsplit(self.url).netloc, min(_CONNECT_S, self._timeout)
         made = (
-            http.client.HTTPConnection(place, timeout=limit)
+            _Plain(place, timeout=limit)
             if self._context is None
-            else http.client.HTTPSConnection(place, timeout=limit, context=self._context)
+            else _Secure(place, timeout=limit, context=self._context)
         )
         try:
             made.connect()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mlaas_spark.errors import NoAnswerError, ServingError
+from mlaas_spark.serving import http
 from mlaas_spark.serving.served import Served
 from tests.serving.conftest import NAME, WEIGHTS, Made, client_of
-from tests.serving.server import Faults
+from tests.serving.server import Faults, Handler
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,15 +66,20 @@ def test_scores_come_as_soon_as_they_are_there(server: ContractServer) -> None:
     scores.close()  # type: ignore[attr-defined] # a generator
 
 
-def test_who_stops_reading_stops_the_requests(server: ContractServer) -> None:
+def test_who_stops_reading_stops_the_requests(start: Start) -> None:
+    """Two threads have sent 16 events each, and do not send the rest of their next 16."""
+
+    def slow(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        time.sleep(0.02)
+        return x[:, :2]
+
+    server = start(load=lambda _: slow)
+    Made().put(server.models)
     client = client_of(server, concurrency=2)
     scores = client.stream(client.served(NAME), events(2000))
     next(scores)
     scores.close()  # type: ignore[attr-defined] # a generator
-    sent = server.requests["POST /predict/json"]
-    assert sent < 200
-    client.status()
-    assert server.requests["POST /predict/json"] == sent
+    assert server.requests["POST /predict/json"] < 45
 
 
 def test_a_prediction_is_asked_for_again(server: ContractServer, naps: Naps) -> None:
@@ -81,6 +88,22 @@ def test_a_prediction_is_asked_for_again(server: ContractServer, naps: Naps) -> 
     for kind in ("drop", "reset", "503", "429"):
         server.faults = Faults(kind, times=1, path="/predict")
         assert client.predict(model, events(1)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_an_answer_may_take_longer_than_to_connect(version: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the server closes each connection."""
+    monkeypatch.setattr(http, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(Handler, "protocol_version", version)
+
+    def slow(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        time.sleep(0.4)
+        return x[:, :2]
+
+    server = start(load=lambda _: slow)
+    Made().put(server.models)
+    client = client_of(server, retries=0, concurrency=1)
+    assert client.predict(client.served(NAME), events(2)).shape == (2, 2)
 
 
 def test_no_events_have_no_scores(server: ContractServer) -> None:
