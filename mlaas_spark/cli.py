@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlaas_spark.pipeline import RunResult
     from mlaas_spark.runs import Journal
     from mlaas_spark.schema import Omitted
+    from mlaas_spark.serving.alias import Alias
+    from mlaas_spark.serving.deploy import Proof
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
@@ -105,6 +107,16 @@ Timeout = Annotated[
     int | None, typer.Option("--timeout", help="Seconds within which an XRootD server answers a request.")
 ]
 Retries = Annotated[int | None, typer.Option("--retries", help="Further tries where an XRootD server does not answer.")]
+Url = Annotated[str | None, typer.Option("--url", help="The TFaaS server: http://HOST:PORT, https://HOST/PATH.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Served name; see mlaas-spark models.")]
+AliasFile = Annotated[
+    str | None, typer.Option("--alias", help="Alias file: a path or URL that ends in .json; NAME for NAME.json.")
+]
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", help="X.509 certificate for TLS, PEM; a grid proxy has its key in it.")
+]
+Key = Annotated[Path | None, typer.Option("--key", help="The certificate's key, PEM.")]
+Ca = Annotated[Path | None, typer.Option("--ca", help="Who vouches for the server: a PEM file, or a folder of them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 
 
@@ -778,20 +790,250 @@ def predict(
 
 @app.command(name="serve-check")
 def serve_check(
-    bundle: Annotated[str, typer.Argument(help="A bundle: its folder or its tar.gz.")],
+    context: typer.Context,
+    bundle: Annotated[str | None, typer.Argument(help="A bundle: its folder or its tar.gz.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    model: ModelName = None,
+    alias: AliasFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """Load a bundle as the TFaaS server does, and compare its scores with the model's. Needs no server.
+
+    With --url the server is checked: that it has the bundle, file by file, and scores as its model does; without BUNDLE
+    by the check events that it stores of one model, or of each.
 
     Example: mlaas-spark serve-check runs/demo/*/bundle/*.tar.gz
     """
     from mlaas_spark import pipeline
 
-    found = pipeline.serve_check(bundle)
+    if url is None and (model or alias):
+        msg = "--model and --alias go with --url"
+        raise ConfigError(msg)
+    if url is None and bundle is None:
+        msg = "name a bundle, or a server by --url"
+        raise ConfigError(msg)
+    if url is not None:
+        asking = pipeline.Asking(model, alias)
+        proofs = pipeline.serve_check_remote(_serving(context), bundle, asking, _journal_of(context))
+        if as_json:
+            sys.stdout.write(json.dumps([proof.to_json() for proof in proofs], indent=1) + "\n")
+            return
+        for proof in proofs:
+            _out.print(escape(_proof(proof)))
+        return
+    found = pipeline.serve_check(str(bundle))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
     _out.print(escape(", ".join(f"{key} {value}" for key, value in found.items())))
+
+
+@app.command()
+def upload(
+    context: typer.Context,
+    bundle: Annotated[str, typer.Argument(help="A bundle: its tar.gz, or its folder with the tar beside it.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Let clients of the alias use it.")] = False,
+    alias: AliasFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+) -> None:
+    """Send a bundle to a TFaaS server and prove it: files read back, scores compared; else it is deleted again.
+
+    Example: mlaas-spark upload runs/demo/*/bundle/*.tar.gz --url http://localhost:8083 --promote --alias demo
+    """
+    from mlaas_spark import pipeline
+
+    if alias and not promote:
+        msg = "--alias goes with --promote"
+        raise ConfigError(msg)
+    resolved = _serving(context)
+    place = (alias or resolved.serve.alias or _base_name(bundle)) if promote else None
+    proof, promoted = pipeline.upload(resolved, bundle, _journal(), place)
+    _out.print(escape(_proof(proof)))
+    if promoted is not None:
+        _out.print(escape(_alias(promoted)))
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    alias: AliasFile = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+) -> None:
+    """Let clients of an alias use the model before.
+
+    Example: mlaas-spark rollback --alias demo
+    """
+    from mlaas_spark import pipeline
+
+    resolved = _serving(context)
+    if (place := alias or resolved.serve.alias) is None:
+        msg = "name the alias: --alias FILE, or serve.alias of the config"
+        raise ConfigError(msg)
+    _out.print(escape(_alias(pipeline.rollback(resolved, place))))
+
+
+@app.command()
+def models(
+    context: typer.Context,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models of a TFaaS server.
+
+    Example: mlaas-spark models --url http://localhost:8083
+    """
+    from mlaas_spark import pipeline
+
+    listed = pipeline.models(_serving(context))
+    if as_json:
+        sys.stdout.write(json.dumps(listed, indent=1) + "\n")
+        return
+    table = _table("Models", "name", "description")
+    for params in listed:
+        table.add_row(*_cells(params["name"], params.get("description", "")))
+    _out.print(table)
+
+
+@app.command(name="params")
+def show_params(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Served name.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+) -> None:
+    """Show the params.json of a model of a TFaaS server.
+
+    Example: mlaas-spark params demo_0123456789ab --url http://localhost:8083
+    """
+    from mlaas_spark import pipeline
+
+    sys.stdout.write(json.dumps(pipeline.params(_serving(context), name), indent=1) + "\n")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Served name.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+) -> None:
+    """Remove a model from a TFaaS server; refused if it is what serve.alias of the config means now.
+
+    Example: mlaas-spark delete demo_0123456789ab --url http://localhost:8083
+    """
+    from mlaas_spark import pipeline
+
+    resolved = _serving(context)
+    pipeline.delete(resolved, name)
+    _out.print(escape(f"{name} is deleted at {resolved.serve.url}; a server may answer for it until it starts anew"))
+
+
+@app.command(name="predict-remote")
+def predict_remote(
+    context: typer.Context,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Events: .jsonl, .csv, .npz (what the model takes), .root[:Tree], .parquet.", metavar="FILE"
+        ),
+    ],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    url: Url = None,
+    model: ModelName = None,
+    alias: AliasFile = None,
+    first: Annotated[int | None, typer.Option("--events", help="Only the first so many.", min=1)] = None,
+    tree_of: Annotated[str | None, typer.Option("--tree", help="Tree of a ROOT file that has several.")] = None,
+    proto: Annotated[bool, typer.Option("--proto", help="Send protobuf in place of JSON.")] = False,
+    image: Annotated[bool, typer.Option("--image", help="FILE is a PNG or JPEG image, for an image model.")] = False,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Ca = None,
+) -> None:
+    """Ask a TFaaS server for scores: a line of JSON for each event, on standard output, in their order.
+
+    Example: mlaas-spark predict-remote data/demo/signal_0.root --events 3 --alias demo
+    """
+    from mlaas_spark import pipeline
+    from mlaas_spark.serving.inputs import lines
+
+    if model and alias:
+        msg = "name one model: --model NAME, or --alias FILE"
+        raise ConfigError(msg)
+    asking = pipeline.Asking(model, alias, first, tree_of, "proto" if proto else "json")
+    if image:
+        for label, score in pipeline.predict_image(_serving(context), file, asking):
+            _out.print(escape(f"{score:.6f} {label}"))
+        return
+    try:
+        for line in lines(pipeline.predict_remote(_serving(context), file, asking)):
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has enough, as head does; what Python still holds goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_SERVE_OPTIONS = ("url", "alias", "certificate", "key", "ca")
+"""Options that put a key into the config's section ``serve``."""
+
+
+def _serving(context: typer.Context) -> Config:
+    """The config of a verb that speaks to a server."""
+    from mlaas_spark import config as configs
+
+    path = context.params.get("config")
+    content = configs.read(path) if path else {}
+    given = {key: str(value) for key in _SERVE_OPTIONS if (value := context.params.get(key)) is not None}
+    section = content.get("serve") or {}
+    if not isinstance(section, dict):
+        msg = f"{path}: serve is a {type(section).__name__}, not a section"
+        raise ConfigError(msg)
+    return _resolved(context, {**content, "serve": {**section, **given}})
+
+
+def _base_name(bundle: str) -> str:
+    """What an alias is called if nobody says: the name of the bundle without the digest."""
+    return bundle.rstrip("/").rsplit("/", 1)[-1].removesuffix(".tar.gz").rpartition("_")[0] or "model"
+
+
+def _proof(proof: Proof) -> str:
+    had = " (it had it already)" if proof.found and proof.files else ""
+    files = f"{proof.files} files equal{had}, " if proof.files else ""
+    return (
+        f"{proof.name} at {proof.url}: {files}{proof.events:,} events scored, largest difference {proof.difference:.3g}"
+    )
+
+
+def _alias(alias: Alias) -> str:
+    before = f", before it {alias.history[0].name}" if alias.history else ""
+    return f"alias {alias.alias}: {alias.current.name} at {alias.current.url}{before}"
 
 
 @app.command()

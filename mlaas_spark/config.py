@@ -38,7 +38,7 @@ class Format(StrEnum):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -50,6 +50,7 @@ class _Section(BaseModel):
         return value
 
 
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)}|)", re.IGNORECASE)
 
@@ -374,6 +375,35 @@ class PredictConfig(_Section):
         return _split(value)
 
 
+class ServeConfig(_Section):
+    """The TFaaS server, and how it is spoken to."""
+
+    url: str | None = None
+    alias: str | None = None
+    timeout: float = Field(default=30.0, gt=0, le=3600)
+    retries: int = Field(default=5, ge=0, le=100)
+    rate: float | None = Field(default=100.0, gt=0, le=1e6)
+    concurrency: int = Field(default=8, ge=1, le=256)
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value and _CREDENTIALS.search(value):
+            msg = "a user's name or password does not belong here: TFaaS asks for a certificate, if for anything"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _a_key_is_that_of_a_certificate(self) -> Self:
+        if self.key and not self.certificate:
+            msg = "serve.key is given without serve.certificate"
+            raise ValueError(msg)
+        return self
+
+
 class SparkConfig(_Section):
     """The Spark session; under spark-submit its own options win."""
 
@@ -407,6 +437,7 @@ class Config(_Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     predict: PredictConfig = Field(default_factory=PredictConfig)
+    serve: ServeConfig = Field(default_factory=ServeConfig)
     spark: SparkConfig = Field(default_factory=SparkConfig)
 
     def digest(self, *sections: str) -> str:
@@ -493,7 +524,7 @@ def _explain(detail: Any) -> str:
         return f"unknown key {where!r}{hint(place[-1], _keys_of(place[:-1]))}"
     text = detail["msg"].removeprefix("Value error, ")
     given = f" (got {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
-    return f"{where}: {text}{given}"
+    return f"{where}: {text}{_CREDENTIALS.sub('//...@', given)}"
 
 
 def _keys_of(place: list[str]) -> list[str]:

@@ -12,7 +12,8 @@ MlaasSparkError                   1   (never raised itself; an exit code 1 is a 
 ├── ChunkError                    4   chunk data sets and their manifests
 ├── ModelContractError            5   the user's model
 ├── ExportError                   6
-└── ServingError                  6
+└── ServingError                  6   bundles, and servers of them
+    └── NoAnswerError             6   a server that is not reached or does not answer
 
 Fields go to ``super().__init__`` by position, so that every error survives the pickle between executor and driver.
 """
@@ -209,3 +210,24 @@ class ServingError(MlaasSparkError):
     """A bundle or server that does not keep the TFaaS contract."""
 
     exit_code = 6
+
+
+class NoAnswerError(ServingError):
+    """A server that is not reached, or whose answer does not come.
+
+    Args:
+        url: The server.
+        why: What happened, and how to mend it.
+        sent: Whether it may have seen the request.
+        temporary: Whether another try may end otherwise.
+    """
+
+    def __init__(self, url: str, why: str, sent: bool = True, temporary: bool = True) -> None:  # noqa: FBT001, FBT002 - by position through pickle
+        super().__init__(url, why, sent, temporary)
+        self.url = url
+        self.why = why
+        self.sent = sent
+        self.temporary = temporary
+
+    def __str__(self) -> str:
+        return f"no answer from {self.url}: {self.why}"

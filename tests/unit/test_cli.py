@@ -29,6 +29,7 @@ KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.ModelContractError: ("no",),
     errors.ExportError: ("no",),
     errors.ServingError: ("no",),
+    errors.NoAnswerError: ("http://host", "no"),
 }
 
 

@@ -13,6 +13,7 @@ from mlaas_spark import errors
 from mlaas_spark.errors import (
     BranchNotFoundError,
     MlaasSparkError,
+    NoAnswerError,
     TreeNotFoundError,
     UnreadableInputError,
     UnwritableOutputError,
@@ -38,6 +39,7 @@ EXIT_CODES = {
     "ModelContractError": 5,
     "ExportError": 6,
     "ServingError": 6,
+    "NoAnswerError": 6,
 }
 SPECIAL = [
     TreeNotFoundError("Event", "/data/f.root", ("Events", "Runs")),
@@ -48,6 +50,8 @@ SPECIAL = [
     UnreadableInputError("/data/f.root", "cut short", "Events", (0, 25000)),
     UnreadableInputError("/data/f.root", "cut short"),
     UnwritableOutputError("hdfs://nn:9000/out", "Permission denied: user=bob"),
+    NoAnswerError("http://host:8083", "nobody answers", sent=False, temporary=True),
+    NoAnswerError("http://host:8083", "TLS refused", sent=False, temporary=False),
 ]
 ONE_OF_EACH = [
     *SPECIAL,

@@ -16,7 +16,7 @@ from mlaas_spark.cli import app
 from mlaas_spark.config import Config, GroupConfig, read, resolve
 
 REPOSITORY = Path(__file__).parents[2]
-TEXTS = ["README.md", "CONTRIBUTING.md", "conf/local.yaml", "conf/demo.yaml", "mlaas_spark/cli.py"]
+TEXTS = ["README.md", "CONTRIBUTING.md", "conf/local.yaml", "conf/demo.yaml", "mlaas_spark/cli.py", "docs/serving.md"]
 
 
 def commands() -> list[str]:
