@@ -764,7 +764,7 @@ def predict(
 def _show_friends(out: str, manifest: Manifest) -> None:
     """Which file is a friend of which input; of many the first."""
     table = _table("Friend trees", "input", "friend")
-    for file in manifest.files[:_LISTED]:
+    for file in sorted(manifest.files, key=lambda file: file.ranges)[:_LISTED]:
         source = manifest.inputs[file.ranges[0][0]]
         table.add_row(*_cells(f"{source.path}:{source.tree}" if source.tree else source.path, f"{out}/{file.path}"))
     if len(manifest.files) > _LISTED:
