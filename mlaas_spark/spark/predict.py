@@ -164,7 +164,7 @@ def _refuse_other(folder: str, request: PredictRequest) -> None:
         what = f"a data set of another kind ({before.layout}), not scores"
     elif found is not request.format:
         what = f"scores as {names[found]}, not as {names[request.format]}"
-    elif before.digests.get("model") != request_digest([request.model]):
+    elif before.digests.get("model", ours := request_digest([request.model])) != ours:
         what = f"scores of another model than {request.model}"
     else:
         return

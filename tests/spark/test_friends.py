@@ -118,6 +118,22 @@ def test_several_trees_of_a_file_have_a_friend_each(
             assert file[name]["event"].array().to_list() == arrays["event"][events].to_list()
 
 
+def test_friend_of_an_rntuple_is_a_ttree_of_its_name(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    with uproot.open(sample.paths()[2]) as file, uproot.recreate(tmp_path / "n.root") as target:
+        arrays = file["Events"].arrays()
+        target["Events"] = {name: arrays[name] for name in arrays.fields}
+    with uproot.open(tmp_path / "n.root") as file:
+        assert file.classname_of("Events") == "ROOT::RNTuple"
+    made = predict(opened([str(tmp_path / "n.root")]), request_of(transform), str(tmp_path / "out"))
+    of_tree = predict(opened(sample.paths()[2:]), request_of(transform), str(tmp_path / "of_tree"))
+    assert [file.digest for file in made.files] == [file.digest for file in of_tree.files]
+    with uproot.open(friend_of(tmp_path / "out", made, 0)) as file:
+        assert file.classname_of("Events") == "TTree"
+        assert file["Events"]["event"].array().to_list() == [event["event"] for event in sample.files[2]]
+
+
 def test_files_of_one_name_from_two_folders_have_names_of_their_own(
     opened: Callable[..., Events],
     transform: FeatureTransform,
