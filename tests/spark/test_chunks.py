@@ -302,10 +302,7 @@ def test_targets_and_weights_are_expressions_too(
     tmp_path: Path,
     layout: str,
 ) -> None:
-    targets, weight = (
-        ("nJet * 2.0", "nJet - 3 * nEle_pt"),
-        "1 - 2 * (nEle_pt > 1)",
-    )  # some weights are negative, as a generator's
+    targets, weight = ("nJet * 2.0", "nJet - 3 * nEle_pt"), "1 - 2 * (nEle_pt > 1)"  # some weights are negative, as a generator's
     answers = ("nJet", "nEle_pt")
     events = opened(sample.paths(), branches=("Jet_pt", *answers), labels=LABELS, weights=[1.0, 2.0, 0.5])
     request = request_of(
