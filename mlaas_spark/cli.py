@@ -736,7 +736,7 @@ def export(
 @app.command()
 def predict(
     context: typer.Context,
-    out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set of scores.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of the data set of scores.")],
     files: Files = None,
     run: Annotated[str | None, typer.Option("--run", help="A run folder: its model scores.")] = None,
     bundle: Annotated[
@@ -745,11 +745,20 @@ def predict(
     keep: Annotated[
         str | None, typer.Option("--keep", help="Branches to write beside the scores, globs: MET_pt,Jet_*.")
     ] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Write the scores beside all branches that convert would write.")
+    ] = False,
+    out_format: Annotated[
+        str | None,
+        typer.Option("--out-format", help="parquet, or root: a friend tree for each input file; default: parquet."),
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     tree: Tree = None,
     columns: Columns = None,
-    selection: Selection = None,
+    selection: Annotated[
+        str | None, typer.Option("--selection", help="Score events that pass; the others are marked and have no score.")
+    ] = None,
     derive: Derive = None,
     schema: SchemaPolicy = None,
     kind: FormatOption = None,
@@ -761,9 +770,9 @@ def predict(
     timeout: Timeout = None,
     retries: Retries = None,
 ) -> None:
-    """Score events with a trained model, on executors, into a Parquet data set.
+    """Score events with a trained model, on executors, into a data set with a row for each entry, in entry order.
 
-    Rows have the identifier branches, what is kept, the input's uuid, the entry and the score.
+    Rows have the identifier branches, what is kept, the input's uuid, the entry, whether it is selected, and the score.
 
     Example: mlaas-spark predict data/demo/*.root --run runs/demo/20260101T000000Z-0123456789ab --out data/scores
     """
@@ -773,7 +782,8 @@ def predict(
         msg = "name one model: --run with a run folder, or --bundle with a bundle"
         raise ConfigError(msg)
     content = _content(context)
-    content = {**content, "predict": {**(content.get("predict") or {}), "keep": keep}} if keep else content
+    asked = {key: value for key, value in (("keep", keep), ("beside", beside), ("format", out_format)) if value}
+    content = {**content, "predict": {**(content.get("predict") or {}), **asked}} if asked else content
     manifest = pipeline.predict(_resolved(context, content), model, out, _journal())
     size = sum(file.bytes for file in manifest.files)
     if manifest.drift:
@@ -781,11 +791,32 @@ def predict(
         for name, drift in manifest.drift.items():
             table.add_row(*_cells(name, *drift))
         _out.print(table)
-    _out.print(escape(_ledger(manifest.ledger)))
+    ledger = manifest.ledger
+    _out.print(
+        escape(
+            f"{ledger['entries']:,} entries in = {ledger['rows']:,} rows out: {ledger['events']:,} events scored + "
+            f"{ledger['selection']:,} not selected"
+        )
+    )
     _out.print(
         escape(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
     )
+    if any(file.path.endswith(".root") for file in manifest.files):
+        _show_friends(out, manifest)
+        return
     _out.print(escape(f"to read as plain Parquet: {', '.join(_folders(out, manifest))}"))
+
+
+def _show_friends(out: str, manifest: Manifest) -> None:
+    """Which file is a friend of which input; of many the first."""
+    table = _table("Friend trees", "input", "friend")
+    for file in sorted(manifest.files, key=lambda file: file.ranges)[:_LISTED]:
+        source = manifest.inputs[file.ranges[0][0]]
+        table.add_row(*_cells(f"{source.path}:{source.tree}" if source.tree else source.path, f"{out}/{file.path}"))
+    if len(manifest.files) > _LISTED:
+        table.add_row(*_cells("...", f"all in {out}/manifest.json"))
+    _out.print(table)
+    _out.print("to read one beside its input: docs/prediction.md")
 
 
 @app.command(name="serve-check")

@@ -364,8 +364,10 @@ class ExportConfig(_Section):
 
 
 class PredictConfig(_Section):
-    """What lies beside the scores, and how many events the model is given at a time."""
+    """How scores are written, what lies beside them, and how many events the model is given at a time."""
 
+    format: Literal["parquet", "root"] = "parquet"
+    beside: bool = False
     keep: tuple[str, ...] = ()
     batch_size: int = Field(default=4096, ge=1)
 
@@ -373,6 +375,16 @@ class PredictConfig(_Section):
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
+
+    @model_validator(mode="after")
+    def _a_friend_has_only_what_is_new(self) -> Self:
+        if self.beside and self.format == "root":
+            msg = "beside is for Parquet: a friend tree lies beside its input anyway; name single branches by keep"
+            raise ValueError(msg)
+        if self.beside and self.keep:
+            msg = "beside keeps all branches: leave out keep"
+            raise ValueError(msg)
+        return self
 
 
 class ServeConfig(_Section):

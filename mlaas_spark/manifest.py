@@ -8,7 +8,7 @@ Layout of a folder::
     _staging/<request>/               what a job has written and not yet committed
     _staging/<request>/ledger/<task>.json   one record a finished task: a rerun skips that task
     events/*.parquet                  files that the manifest lists: of a converted data set
-    scores/*.parquet                  of predictions
+    scores/*.parquet                  of predictions; as friend trees they are <input>.scores.root in the folder itself
     train/, validation/, test/        of chunks
                                       (the manifest is in no folder of Parquet files, whose readers would stumble on it)
 
@@ -60,7 +60,7 @@ def label_columns(targets: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One Parquet file of a data set.
+    """One file of a data set: Parquet, or the friend tree of an input.
 
     Attributes:
         path: Relative to the folder.
@@ -72,6 +72,7 @@ class DataFile:
         split: ``train``, ``validation`` or ``test``; "" in a converted data set.
         labels: Events of each label.
         drift: Of scores, what was not as in training, by branch.
+        selected: Of scores, events in it that pass the selection; None where all rows are such events.
     """
 
     path: str
@@ -83,12 +84,20 @@ class DataFile:
     split: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
     drift: Mapping[str, Drift] = field(default_factory=dict)
+    selected: int | None = None
+
+    @property
+    def events(self) -> int:
+        """Events in it that pass the selection."""
+        return self.rows if self.selected is None else self.selected
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; without drift if there is none."""
+        """As plain values; without drift if there is none, without ``selected`` where all are."""
         content = asdict(self)
         if not self.drift:
             del content["drift"]
+        if self.selected is None:
+            del content["selected"]
         return content
 
     @classmethod
@@ -182,13 +191,17 @@ class Manifest:
 
     @property
     def ledger(self) -> dict[str, int]:
-        """``entries`` read = ``events`` written + entries that failed the ``selection``."""
+        """``entries`` read = ``events`` written + entries that failed the ``selection``.
+
+        Scores have a row for each entry: ``entries`` = ``rows`` = ``events`` scored + entries marked as not selected.
+        """
         entries = sum(item.entries for item in self.inputs)
-        return {
+        counts = {
             "entries": entries,
-            "events": self.rows,
+            "events": sum(file.events for file in self.files),
             "selection": entries - sum(item.events for item in self.inputs),
         }
+        return {**counts, "rows": self.rows} if self.layout == "scores" else counts
 
     @property
     def drift(self) -> dict[str, Drift]:
@@ -343,9 +356,9 @@ class Staging:
     def _record(self, task: str) -> str:
         return storage.join(self.url, "ledger", f"{task}.json")
 
-    def new_file(self) -> str:
+    def new_file(self, suffix: str = ".parquet") -> str:
         """A name no other attempt uses."""
-        return storage.join(self.url, f"{uuid.uuid4().hex}.parquet")
+        return storage.join(self.url, f"{uuid.uuid4().hex}{suffix}")
 
     def finished(self, task: str) -> list[DataFile] | None:
         """The staged files of a task that an earlier attempt finished; None if none did."""

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -902,12 +903,15 @@ class _Trained:
 
 
 def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
-    """Score the selected events of the config's input and write a Parquet data set, on executors.
+    """Score the events of the config's input and write a data set of scores, on executors: a row for each entry.
 
     Columns: identifier branches, those of ``predict.keep``, ``__source`` (uuid of the input, with its tree),
-    ``__entry`` and ``score``, or of a model of several outputs ``score_<label>`` for each. Of the config count
-    ``input``, ``predict`` and ``spark``; branches are the run's, and so are derived ones, categories and identifiers
-    that the config does not have. What was not as in training is in ``Manifest.drift``.
+    ``__entry``, ``__selected`` and ``score``, or of a model of several outputs ``score_<label>`` for each; an event
+    that fails the selection has none. With ``predict.beside`` all branches that ``convert`` would write are kept. With
+    ``predict.format: root`` the columns are those of a friend tree for each input: ``selected`` for ``__selected``, no
+    ``__source`` and ``__entry``. Of the config count ``input``, ``predict`` and ``spark``; branches are the run's, and
+    so are derived ones, categories and identifiers that the config does not have. What was not as in training is in
+    ``Manifest.drift``.
 
     Args:
         config: The resolved config.
@@ -941,6 +945,8 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
         manifest = predicting.predict(events, request, target)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    if not manifest.ledger["events"]:
+        journal.say(f"selection {config.input.selection!r} keeps none of the events: none has a score")
     if not trained.ranges:
         journal.say(f"{model} is a bundle, which does not know the ranges of training: only cuts and NaN are counted")
     return manifest
@@ -992,6 +998,12 @@ def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
     derived = taken.get("derive", given.derive)
     branches = (*trained.bundle.transform.layout.branches, *config.predict.keep)
     taken["branches"] = tuple(name for name in branches if name not in derived)
+    if config.predict.beside:
+        if lost := [(b, p) for p in given.exclude for b in trained.bundle.transform.layout.branches if fnmatch(b, p)]:
+            msg = f"input.exclude has {lost[0][1]!r}, and the model needs {lost[0][0]}: it is written beside the scores"
+            raise ConfigError(msg)
+        taken["exclude"] = given.exclude
+        taken["branches"] = (*given.branches, *taken["branches"]) if given.branches else ()
     return config.model_copy(update={"input": given.model_copy(update=taken)})
 
 
@@ -1000,7 +1012,8 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
     from mlaas_spark.spark.predict import PredictRequest
 
     bundle, schema = trained.bundle, events.plan.schema
-    labels = bundle.labels
+    labels, asked = bundle.labels, config.predict
+    kept = schema.names if asked.beside else schema.select(asked.keep).names if asked.keep else ()
     return PredictRequest(
         model=bundle.name,
         transform=bundle.transform,
@@ -1008,8 +1021,9 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
         scorer=SavedModel.of(bundle),
         outputs=("score",) if len(labels) == 1 else tuple(f"score_{column_name(label)}" for label in labels),
         keys=_keys(config, events),
-        keep=schema.select(config.predict.keep).names if config.predict.keep else (),
-        batch_size=config.predict.batch_size,
+        keep=kept,
+        batch_size=asked.batch_size,
+        format=Format(asked.format),
     )
 
 

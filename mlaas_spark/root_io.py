@@ -1,6 +1,6 @@
 """ROOT files through uproot: one header -> schema and clusters, one entry range -> one Arrow batch. No Spark.
 
-The only module that imports uproot. Whatever uproot raises leaves here as an error that names file, tree and entries.
+The only module that reads by uproot. Whatever uproot raises leaves here as an error that names file, tree and entries.
 """
 
 from __future__ import annotations

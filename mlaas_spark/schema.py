@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -301,6 +301,26 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """The events of all batches, at least one, as one; nothing is copied where only one of them has events."""
     filled = [batch for batch in batches if batch.num_rows] or batches[:1]
     return filled[0] if len(filled) == 1 else pa.Table.from_batches(filled).combine_chunks().to_batches()[0]
+
+
+def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """The same events in batches of ``size``, the last of fewer; only those across two batches are copied.
+
+    How the events were cut before must not show: in another batch the last bit of a score may be another.
+    """
+    held: list[pa.RecordBatch] = []
+    missing = size
+    for batch in batches:
+        rest = batch
+        while rest.num_rows >= missing:
+            yield joined([*held, rest.slice(0, missing)])
+            rest = rest.slice(missing)
+            held, missing = [], size
+        if rest.num_rows:
+            held.append(rest)
+            missing -= rest.num_rows
+    if held:
+        yield joined(held)
 
 
 def buffers(column: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:

@@ -1,6 +1,7 @@
 """Batch conversion: any format to a Parquet data set with a manifest, one file an entry range, written by executors.
 
-What it has in common with batch prediction (``predict``) is :func:`bring_up_to_date`.
+What it has in common with batch prediction (``predict``) is :func:`bring_up_to_date`; what that makes of the parts
+where ROOT files are asked for is in ``friends``.
 """
 
 from __future__ import annotations
@@ -93,16 +94,40 @@ def _named(kind: str, paths: Sequence[str]) -> str:
 
 
 class RangeTable(NamedTuple):
-    """What is written of the events of one entry range: rows in entry order, and their drift."""
+    """What is written of the events of one entry range.
+
+    Attributes:
+        entries: The range.
+        table: Rows in entry order.
+        drift: Of scores, what was not as in training.
+        selected: How many rows are events that pass the selection; None where all are.
+    """
 
     entries: EntryRange
     table: pa.Table
     drift: Mapping[str, Drift]
+    selected: int | None = None
+
+
+class Parts(NamedTuple):
+    """The staged Parquet files of the ranges of new and changed inputs.
+
+    Attributes:
+        events: The events that they are made of.
+        staging: Where they lie.
+        files: Those of each range.
+        taken: Paths that the data set's files have already.
+    """
+
+    events: Events
+    staging: Staging
+    files: Mapping[EntryRange, Sequence[DataFile]]
+    taken: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
 class RangeSet:
-    """What a data set with a Parquet file for each entry range is, whatever its inputs.
+    """What a data set that is made of a Parquet file for each entry range is, whatever its inputs.
 
     Attributes:
         layout: Of its manifest.
@@ -113,6 +138,7 @@ class RangeSet:
         tables: Makes the tables of a task from the events of its ranges; runs on executors.
         compression: Of the files.
         digests: For the manifest.
+        gather: Makes of the parts other staged files, and says where each is to lie; None leaves each part as it is.
     """
 
     layout: str
@@ -123,6 +149,7 @@ class RangeSet:
     tables: Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]
     compression: str = ConvertConfig().compression
     digests: Mapping[str, str] = field(default_factory=dict)
+    gather: Callable[[Parts], list[tuple[DataFile, str]]] | None = None
 
 
 def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
@@ -206,11 +233,13 @@ def bring_up_to_date(
         if missing:
             events.with_ranges(missing).run(_writer(staging, made))
         done = {r: staging.finished(_task(r)) or [] for r in fresh}
-        counts = {(r.file, r.start): sum(f.rows for f in files) for r, files in done.items()}
+        counts = {(r.file, r.start): sum(f.events for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
         first = {r.file: r.start for r in reversed(plan.ranges)}
         counts |= {(new, first[new]): known[old].events for old, new in kept.items() if new in first}
         counted = events.with_counts(counts)
+        taken = {file.path for file in before.files} if before else set()
+        gathered = made.gather(Parts(events, staging, done, taken)) if made.gather else None
     manifest = Manifest(
         layout=made.layout,
         request=made.recipe,
@@ -226,7 +255,7 @@ def bring_up_to_date(
     else:
         # a set from before there was this folder has its files beside the manifest, all of them
         beside = any("/" not in file.path for file in stays)
-        staged = [
+        staged = gathered or [
             (file, ("" if beside else f"{made.place}/") + _final_name(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
@@ -294,14 +323,15 @@ def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]]
     tables, compression = made.tables, made.compression
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[int]:
-        for entries, table, drift in tables(batches):
+        for entries, table, drift, selected in tables(batches):
             files = []
             if table.num_rows:
                 url = staging.new_file()
                 size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
-                files.append(DataFile(url.rsplit("/", 1)[-1], table.num_rows, size, ranges, digest, drift=drift))
+                path, rows = url.rsplit("/", 1)[-1], table.num_rows
+                files.append(DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected))
             staging.finish(_task(entries), files)
             yield table.num_rows
 

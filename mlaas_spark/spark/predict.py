@@ -1,4 +1,4 @@
-"""Batch prediction: any format to a Parquet data set of scores, one file an entry range, written by executors.
+"""Batch prediction: any format to a data set of scores, Parquet or friend trees, written by executors.
 
 Where and how it is written is what conversion does (``convert.bring_up_to_date``); what the model is, this module does
 not know: it is handed a function.
@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
 
-from mlaas_spark import drift
-from mlaas_spark.errors import ConfigError, SpecsMismatchError, hint
-from mlaas_spark.manifest import request_digest
+from mlaas_spark import drift, friend
+from mlaas_spark.config import Format
+from mlaas_spark.errors import ChunkError, ConfigError, SpecsMismatchError, hint
+from mlaas_spark.manifest import present, request_digest
 from mlaas_spark.memory import Buffers
-from mlaas_spark.schema import ENTRY, Branch, EventSchema, joined
+from mlaas_spark.schema import ENTRY, Branch, EventSchema, of_size
 from mlaas_spark.spark.convert import RangeSet, RangeTable, asked, bring_up_to_date
+from mlaas_spark.spark.friends import gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.drift import Ranges
     from mlaas_spark.manifest import Manifest
+    from mlaas_spark.selection import Expression
     from mlaas_spark.spark.ingest import Events, RangeBatch
     from mlaas_spark.transform import FeatureTransform
 
@@ -37,6 +40,12 @@ PLACE = "scores"
 
 SOURCE = "__source"
 """Column that says from which input an event is: its uuid, with the tree where it has trees, wherever it lies."""
+
+SELECTED = "__selected"
+"""Column that says whether the event passes the selection; one that does not has no score."""
+
+SELECTED_BRANCH = "selected"
+"""The same in a friend tree."""
 
 Score = Callable[["npt.NDArray[np.float32]", "npt.NDArray[np.uint8]"], "npt.NDArray[np.float32]"]
 """Matrix (n, W) and mask (n, W) to scores, float32 (n, K); the matrix is overwritten when it has returned."""
@@ -60,6 +69,7 @@ class PredictRequest:
         keys: Identifier branches, the first columns.
         keep: Further branches that are written.
         batch_size: Events that are scored at a time.
+        format: Parquet, or ROOT: a friend tree for each input.
     """
 
     model: str
@@ -70,13 +80,16 @@ class PredictRequest:
     keys: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     batch_size: int = 4096
+    format: Format = Format.PARQUET
 
 
 def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
-    """Write the scores of the selected events to ``folder/scores``, a Parquet file for each entry range.
+    """Write a row with scores for each entry: those that fail the selection are marked, and have no score.
 
-    Columns: the keys, what is kept, :data:`SOURCE`, ``__entry``, the scores; rows in entry order. The manifest says
-    what was not as in training, see :class:`~mlaas_spark.drift.Drift`.
+    As Parquet, a file for each entry range in ``folder/scores``: the keys, what is kept, :data:`SOURCE`, ``__entry``,
+    :data:`SELECTED`, the scores, null where there are none; rows in entry order. As ROOT, a friend tree for each input
+    in ``folder``, see ``friends``: the keys, what is kept, :data:`SELECTED_BRANCH`, the scores, NaN where there are
+    none. The manifest says what was not as in training, see :class:`~mlaas_spark.drift.Drift`.
 
     Args:
         events: What to score, already opened.
@@ -85,34 +98,78 @@ def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
 
     Raises:
         SpecsMismatchError: The events lack a branch that the model was trained on, or have it as another kind.
-        ConfigError: A branch that is kept has the name of a score.
-        SpecsError: NaN where ``nan: error`` was asked for in training.
+        ConfigError: A branch that is kept has the name of a score, or cannot be in a friend tree; a friend tree of a
+            part of its input's entries.
+        SpecsError: NaN where ``nan: error`` was asked for in training; a missing whole number for a friend tree.
         ServingError: The model cannot be loaded, or does not run.
-        ChunkError: The folder holds the scores of another model or selection, or something else.
-        FilesetError: No event passes the selection.
+        ChunkError: The folder holds the scores of another model or selection, in another format, or something else.
     """
     schema = events.plan.schema
     check_features(schema, request.transform, f"{len(events.plan.files)} files such as {events.plan.files[0].path}")
     written = tuple(dict.fromkeys((*request.keys, *request.keep)))
-    if taken := [name for name in request.outputs if name in written]:
-        msg = f"{taken[0]!r} is a branch that is kept and the name of a score: leave it out of predict.keep"
+    marks = [SELECTED_BRANCH] if request.format is Format.ROOT else []
+    if taken := [name for name in (*request.outputs, *marks) if name in written]:
+        whose = "that says which events are selected" if taken[0] in marks else "of a score"
+        msg = f"{taken[0]!r} is a branch that is kept and the name {whose}: leave it out of what is kept"
         raise ConfigError(msg)
-    scores = [Branch(name, name, "float32", jagged=False) for name in request.outputs]
+    rows = [schema[name] for name in written]
+    made = [*(_branch(name, "bool") for name in marks), *(_branch(name, "float32") for name in request.outputs)]
+    if request.format is Format.ROOT:
+        friend.refuse_unwritable(rows)
+        _refuse_a_part(events)
+    _refuse_other(folder, request)
     events = events.reading({*request.transform.layout.branches, *written})
+    recipe = [*asked(events), request.model, request.transform.digest(), request.format, "all entries", *written]
     model = events.spark.sparkContext.broadcast(request.scorer)
-    made = RangeSet(
+    scores = RangeSet(
         layout="scores",
         place=PLACE,
-        schema=EventSchema.of((*schema.keep(written).branches, *scores), schema.omitted),
-        recipe=request_digest([*asked(events), request.model, request.transform.digest(), *written]),
-        differs="scores of another model, other branches, another selection or number of events",
-        tables=_tables(events, request, written, model),
-        digests={"transform": request.transform.digest()},
+        schema=EventSchema.of((*rows, *made), schema.omitted),
+        recipe=request_digest(recipe),
+        differs="scores with other branches beside them, of another selection or number of events",
+        tables=_tables(events, request, tuple(rows), model),
+        digests={"transform": request.transform.digest(), "model": request_digest([request.model])},
+        gather=gather(f"scores of {request.model}", (*rows, *made)) if request.format is Format.ROOT else None,
     )
     try:
-        return bring_up_to_date(events, made, folder)
+        # which entries pass is found where they are scored: all of them are written
+        return bring_up_to_date(replace(events, selection=None), scores, folder)
     finally:
         model.destroy()
+
+
+def _branch(name: str, dtype: str) -> Branch:
+    return Branch(name, name, dtype, jagged=False)
+
+
+def _refuse_a_part(events: Events) -> None:
+    """ConfigError unless all entries of the inputs are read: a shorter tree is no friend of a longer one."""
+    if limits := events.plan.limits:
+        files = (file for file in events.plan.files if file.entries and limits[file.key] != [[0, file.entries]])
+        file = next(files)
+        msg = (
+            f"a friend tree has all entries of its input, and not all {file.entries} of {file.path} are read: "
+            "leave out --events and the fileset's steps, or write Parquet"
+        )
+        raise ConfigError(msg)
+
+
+def _refuse_other(folder: str, request: PredictRequest) -> None:
+    """ChunkError if the folder holds something that is never brought up to date to these scores."""
+    if (before := present(folder)) is None:
+        return
+    names = {Format.ROOT: "friend trees (ROOT)", Format.PARQUET: "Parquet"}
+    found = Format.ROOT if any(file.path.endswith(".root") for file in before.files) else Format.PARQUET
+    if before.layout != "scores":
+        what = f"a data set of another kind ({before.layout}), not scores"
+    elif found is not request.format:
+        what = f"scores as {names[found]}, not as {names[request.format]}"
+    elif before.digests.get("model", ours := request_digest([request.model])) != ours:
+        what = f"scores of another model than {request.model}"
+    else:
+        return
+    msg = f"{folder} holds {what}: choose another folder, or remove this one"
+    raise ChunkError(msg)
 
 
 def check_features(schema: EventSchema, transform: FeatureTransform, where: str) -> None:
@@ -141,65 +198,89 @@ def _more(told: Sequence[str]) -> str:
 
 
 def _tables(
-    events: Events, request: PredictRequest, written: Sequence[str], model: Broadcast[Scorer]
+    events: Events, request: PredictRequest, rows: Sequence[Branch], model: Broadcast[Scorer]
 ) -> Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]:
     transform, ranges, size = request.transform, request.ranges, request.batch_size
-    branches, outputs = transform.layout.branches, request.outputs
-    sources = [file.key for file in events.plan.files]
+    branches, outputs, selection = transform.layout.branches, request.outputs, events.selection
+    written, files = [branch.name for branch in rows], events.plan.files
+    as_root = request.format is Format.ROOT
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[RangeTable]:
         score, buffers = model.value(), Buffers()
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
-            rows, scores = [], []
-            seen = np.zeros((len(branches), len(drift.Drift._fields)), np.int64)
-            for batch in of_size(_looked_at(group, branches, ranges, seen), size):
+            read, scores = _Read.of(len(branches)), [np.empty((0, len(outputs)), np.float32)]
+            for batch in of_size(_looked_at(read.selected(group, selection, written), branches, ranges, read), size):
                 features = transform.matrix(batch, empty=buffers.empty)
                 scores.append(score(features.matrix, features.mask))
-                rows.append(batch.select([*written, ENTRY]))
-                seen[:, 2:] += np.column_stack([features.missing, features.cut])
-            if not rows:
+                read.seen[:, 2:] += np.column_stack([features.missing, features.cut])
+            if not read.rows:
                 yield RangeTable(entries, pa.table({}), {})
                 continue
-            made = np.concatenate(scores)
-            table = _with_scores(pa.Table.from_batches(rows), sources[entries.file], outputs, made)
+            made, passes = np.concatenate(scores), np.concatenate(read.passes)
+            table = pa.Table.from_batches(read.rows)
+            if as_root:
+                where = f"entries [{entries.start}, {entries.stop}) of {files[entries.file].path}"
+                friend.refuse_missing(table, rows, where)
+                table = table.drop_columns([ENTRY]).append_column(SELECTED_BRANCH, pa.array(passes))
+            else:
+                place = pa.repeat(files[entries.file].key, table.num_rows)
+                table = table.add_column(table.num_columns - 1, SOURCE, place).append_column(SELECTED, pa.array(passes))
             nans = zip(outputs, np.isnan(made).sum(axis=0).tolist(), strict=True)
             undefined = {name: drift.Drift(missing=count) for name, count in nans if count}
-            yield RangeTable(entries, table, drift.named(seen, branches) | undefined)
+            selected = None if passes.all() else int(passes.sum())
+            found = drift.named(read.seen, branches) | undefined
+            yield RangeTable(entries, _with_scores(table, outputs, made, passes), found, selected)
 
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What has been read of a range.
+
+    Attributes:
+        seen: Counts of :class:`~mlaas_spark.drift.Drift`, shape (branches, 4), of the selected events.
+        rows: What is written of all its events, in entry order.
+        passes: Which of them pass the selection.
+    """
+
+    seen: npt.NDArray[np.int64]
+    rows: list[pa.RecordBatch] = field(default_factory=list)
+    passes: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, branches: int) -> Self:
+        """Nothing yet."""
+        return cls(np.zeros((branches, len(drift.Drift._fields)), np.int64))
+
+    def selected(
+        self, group: Iterable[RangeBatch], selection: Expression | None, written: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """The events that pass, batch by batch; what is written of all is kept."""
+        for _, batch, _ in group:
+            self.rows.append(batch.select([*written, ENTRY]))
+            passes = np.ones(batch.num_rows, bool) if selection is None else selection.passes(batch)
+            self.passes.append(passes)
+            yield batch if passes.all() else batch.filter(pa.array(passes))
+
+
 def _looked_at(
-    group: Iterable[RangeBatch], branches: Sequence[str], ranges: Ranges, seen: npt.NDArray[np.int64]
+    events: Iterable[pa.RecordBatch], branches: Sequence[str], ranges: Ranges, read: _Read
 ) -> Iterator[pa.RecordBatch]:
-    """The batches, whose values outside the ranges are counted in ``seen`` as they pass: whole batches cost least."""
-    for _, batch, _ in group:
-        seen[:, :2] += drift.outside(batch, branches, ranges)
+    """The batches, whose values outside the ranges are counted as they pass: whole batches cost least."""
+    for batch in events:
+        read.seen[:, :2] += drift.outside(batch, branches, ranges)
         yield batch
 
 
-def _with_scores(rows: pa.Table, source: str, outputs: Sequence[str], scores: npt.NDArray[np.float32]) -> pa.Table:
-    table = rows.add_column(rows.num_columns - 1, SOURCE, pa.repeat(source, rows.num_rows))
-    for name, column in zip(outputs, scores.T, strict=True):
-        table = table.append_column(name, pa.array(np.ascontiguousarray(column)))
+def _with_scores(
+    table: pa.Table, outputs: Sequence[str], scores: npt.NDArray[np.float32], passes: npt.NDArray[np.bool_]
+) -> pa.Table:
+    """The rows with the scores of those that pass, which come in their order; null for the others."""
+    every = np.full((len(passes), len(outputs)), np.nan, np.float32)
+    every[passes] = scores
+    fails = None if passes.all() else ~passes
+    for name, column in zip(outputs, every.T, strict=True):
+        # a score that is NaN is no null: the model gave it
+        table = table.append_column(name, pa.array(np.ascontiguousarray(column), mask=fails, from_pandas=False))
     return table
-
-
-def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same events in batches of ``size``, the last of fewer; only those across two batches are copied.
-
-    How the events were cut before must not show: in another batch the last bit of a score may be another.
-    """
-    held: list[pa.RecordBatch] = []
-    missing = size
-    for batch in batches:
-        rest = batch
-        while rest.num_rows >= missing:
-            yield joined([*held, rest.slice(0, missing)])
-            rest = rest.slice(missing)
-            held, missing = [], size
-        if rest.num_rows:
-            held.append(rest)
-            missing -= rest.num_rows
-    if held:
-        yield joined(held)

@@ -10,15 +10,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import pipeline, storage
-from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig, resolve
+from mlaas_spark.config import ChunkConfig, FeatureConfig, Format, InputConfig, resolve
 from mlaas_spark.errors import ConfigError, ModelContractError, UnreadableInputError, UnwritableOutputError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.ml.stream import ChunkStream
@@ -27,7 +29,8 @@ from mlaas_spark.selection import Expression
 from mlaas_spark.spark import chunks, inspection, specs
 from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.ingest import open_events
-from mlaas_spark.specs import SpecsFile
+from mlaas_spark.spark.predict import PredictRequest, predict
+from mlaas_spark.specs import SpecsFile, merged
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 from tests.cluster import servers
@@ -133,6 +136,26 @@ def test_a_set_on_hdfs_is_brought_up_to_date(
     first = convert(opened(one), f"{hdfs}/out/grows")
     left = [f"events/{name}" for name in storage.children(f"{hdfs}/out/grows/events")]
     assert left == sorted(file.path for file in first.files)
+
+
+def test_friend_trees_on_hdfs_are_those_on_a_disk(
+    opened: Callable[..., Events], specs_of: Callable[..., Any], hdfs: str, local: Path, tmp_path: Path
+) -> None:
+    transform = FeatureTransform.of(merged(specs_of(str(local / "root")).values()), FeatureConfig())
+    scorer = partial(partial, np.einsum, "wk,nw,nw->nk", np.ones((transform.width, 1), np.float32))
+    request = PredictRequest("sum_1", transform, {}, scorer, ("score",), ("event",), format=Format.ROOT)
+    there = predict(opened(f"{hdfs}/data/root", selection="nJet >= 2"), request, f"{hdfs}/out/friends")
+    here = predict(opened(str(local / "root"), selection="nJet >= 2"), request, str(tmp_path / "here"))
+    assert there.content_digest == here.content_digest
+    names = [file.path for file in there.files]
+    assert storage.children(f"{hdfs}/out/friends") == sorted([*names, "_manifests", "manifest.json"])
+    manifests.check_files(f"{hdfs}/out/friends", there)
+    for name in names:
+        (tmp_path / name).write_bytes(storage.read_bytes(f"{hdfs}/out/friends/{name}"))
+        with uproot.open(tmp_path / name) as found, uproot.open(tmp_path / "here" / name) as expected:
+            for branch, values in expected["Events"].arrays(library="np").items():
+                theirs = found["Events"][branch].array(library="np")
+                assert np.array_equal(theirs, values, equal_nan=values.dtype.kind == "f"), branch
 
 
 def test_chunks_on_hdfs_stream_the_matrices_of_local_ones(

@@ -38,12 +38,12 @@ CONF = {
 }
 
 JOB = """
-    import json, os, sys
+    import dataclasses, json, os, sys
     from functools import partial
 
     import numpy as np
 
-    from mlaas_spark.config import resolve
+    from mlaas_spark.config import Format, resolve
     from mlaas_spark.fileset import fileset
     from mlaas_spark.selection import Expression
     from mlaas_spark.spark import chunks, convert, predict, specs
@@ -68,6 +68,8 @@ JOB = """
     linear = partial(partial, np.einsum, "wk,nw,nw->nk", weights)
     scoring = predict.PredictRequest("linear", transform, {}, linear, ("score",), config.input.identifiers)
     digests["predict"] = predict.predict(events, scoring, job["out"] + "/predict").content_digest
+    friends = dataclasses.replace(scoring, format=Format.ROOT)
+    digests["friend trees"] = predict.predict(events, friends, job["out"] + "/friends").content_digest
     ranges = {}
     for path in job["records"]:
         kind = path.rpartition(".")[2]
@@ -164,6 +166,7 @@ MADE = [
     "dense",
     "convert",
     "predict",
+    "friend trees",
     *(f"{kind} {what}" for kind in RECORDS for what in ("chunks", "convert")),
 ]
 

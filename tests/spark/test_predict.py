@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlaas_spark import manifest as manifests
+from mlaas_spark.config import Format
 from mlaas_spark.drift import Drift
-from mlaas_spark.errors import ChunkError, ConfigError, FilesetError, SpecsError, SpecsMismatchError
+from mlaas_spark.errors import ChunkError, ConfigError, SpecsError, SpecsMismatchError
 from mlaas_spark.layout import FeatureLayout
+from mlaas_spark.schema import of_size
 from mlaas_spark.spark import convert as converting
 from mlaas_spark.spark import session
-from mlaas_spark.spark.predict import PredictRequest, of_size, predict
+from mlaas_spark.spark.predict import PredictRequest, predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,14 +84,15 @@ def test_rows_are_keys_kept_branches_source_entry_and_score_in_entry_order(
 ) -> None:
     folder, manifest = predicted
     table = listed(folder, manifest)
-    assert table.column_names == [*KEYS, "Jet_pt", "MET_pt", "__source", "__entry", "score"]
+    assert table.column_names == [*KEYS, "Jet_pt", "MET_pt", "__source", "__entry", "__selected", "score"]
+    assert table["__selected"].to_pylist() == [True] * 1280
     assert table.schema.field("score").type == pa.float32()
     for name in (*KEYS, "Jet_pt", "MET_pt"):
         assert same_values(table[name].to_pylist(), sample.columns(name)), name
     files = opened(sample.paths(), 200).plan.files
     expected = [(f"{files[index].uuid}:Events", entry) for index, entry in sample.events]
     assert list(zip(table["__source"].to_pylist(), table["__entry"].to_pylist(), strict=True)) == expected
-    assert manifest.ledger == {"entries": 1280, "events": 1280, "selection": 0}
+    assert manifest.ledger == {"entries": 1280, "events": 1280, "selection": 0, "rows": 1280}
     assert {path.name for path in folder.iterdir()} == {"scores", "manifest.json", "_manifests"}
 
 
@@ -108,38 +112,69 @@ def test_scores_are_those_of_features_by_plain_python(
     np.testing.assert_allclose(scores_of(listed(tmp_path / "out", manifest), outputs), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "root"])
 def test_digest_does_not_depend_on_partitions(
-    predicted: tuple[Path, Manifest],
     opened: Callable[..., Events],
     sample: Sample,
     transform: FeatureTransform,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
-    events = opened(sample.paths(), 200)
-    assert session.partitions(events.spark, len(events.plan.ranges)) > 2
-    monkeypatch.setattr(session, "_PARTITIONS_PER_CORE", 1)
-    again = predict(events, request_of(transform, keep=("Jet_pt", "MET_pt")), str(tmp_path / "out"))
-    assert again.content_digest == predicted[1].content_digest
+    events = opened(sample.paths(), 100, selection="nJet >= 2")
+    request = request_of(transform, keep=("Jet_pt", "MET_pt"), format=Format(kind))
+    digests = []
+    for count in (1, 2, 7):
+        monkeypatch.setattr(session, "partitions", lambda *_, count=count: count)
+        digests.append(predict(events, request, str(tmp_path / str(count))).content_digest)
+    assert len({*digests}) == 1
 
 
-def test_selected_events_alone_are_scored(
+def test_events_that_fail_the_selection_are_marked_and_have_no_score(
     opened: Callable[..., Events],
     sample: Sample,
     transform: FeatureTransform,
     predicted: tuple[Path, Manifest],
     tmp_path: Path,
 ) -> None:
-    kept = [index for index, event in enumerate(sample.events.values()) if event["nJet"] >= 3 and event["flag"]]
+    passes = np.array([event["nJet"] >= 3 and event["flag"] for event in sample.events.values()])
     events = opened(sample.paths(), 200, selection="nJet >= 3 && flag")
     manifest = predict(events, request_of(transform), str(tmp_path / "out"))
     table, whole = listed(tmp_path / "out", manifest), listed(*predicted)
-    assert table["event"].to_pylist() == whole["event"].take(pa.array(kept)).to_pylist()
-    np.testing.assert_allclose(scores_of(table), scores_of(whole)[kept], rtol=1e-5, atol=1e-6)
-    assert manifest.ledger == {"entries": 1280, "events": len(kept), "selection": 1280 - len(kept)}
-    with pytest.raises(FilesetError, match="keeps none"):
-        predict(opened(sample.paths(), selection="nJet > 99"), request_of(transform), str(tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
+    assert table["event"] == whole["event"]
+    assert table["__entry"] == whole["__entry"]
+    assert table["__selected"].to_pylist() == passes.tolist()
+    assert table["score"].is_null().to_pylist() == (~passes).tolist()
+    found = table["score"].filter(pa.array(passes)).to_numpy()
+    np.testing.assert_allclose(found, scores_of(whole)[passes, 0], rtol=1e-5, atol=1e-6)
+    assert manifest.ledger == {
+        "entries": 1280,
+        "events": int(passes.sum()),
+        "selection": int((~passes).sum()),
+        "rows": 1280,
+    }
+    assert manifests.read(str(tmp_path / "out")) == manifest
+
+
+def test_what_only_failing_events_have_is_no_drift_and_no_error(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    strict = dataclasses.replace(transform, nan="error")
+    good = "not (isnan(MET_pt) or isnan(MET_sum) or any(isnan(Jet_pt)) or any(isnan(Jet_eta)) or any(isnan(Ele_pt)))"
+    finite = "isfinite(MET_pt) and isfinite(MET_sum) and all(isfinite(Jet_pt)) and all(isfinite(Jet_eta))"
+    events = opened(sample.paths(), 200, selection=f"{good} and {finite} and all(isfinite(Ele_pt))")
+    manifest = predict(events, request_of(strict), str(tmp_path / "out"))
+    assert 0 < manifest.ledger["selection"] < 1280
+    assert not any(drift.missing for drift in manifest.drift.values())
+
+
+@pytest.mark.parametrize("kind", ["parquet", "root"])
+def test_selection_that_keeps_none_gives_rows_without_scores(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path, kind: str
+) -> None:
+    events = opened(sample.paths(), selection="nJet > 99")
+    manifest = predict(events, request_of(transform, format=Format(kind)), str(tmp_path / "out"))
+    assert manifest.ledger == {"entries": 1280, "events": 0, "selection": 1280, "rows": 1280}
 
 
 def test_second_run_scores_nothing_and_a_new_file_alone(
@@ -159,17 +194,35 @@ def test_second_run_scores_nothing_and_a_new_file_alone(
     assert (manifest.version, manifest.rows) == (2, 1280)
 
 
-def test_scores_of_another_model_are_refused_and_stay(
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "linear_2"}, "holds scores of another model than linear_2: choose another folder"),
+        ({"format": Format.ROOT}, r"holds scores as Parquet, not as friend trees \(ROOT\): choose another folder"),
+        ({"keep": ("MET_pt",)}, "holds scores with other branches beside them"),
+    ],
+)
+def test_other_scores_are_refused_and_stay(
     opened: Callable[..., Events],
     sample: Sample,
     transform: FeatureTransform,
     predicted: tuple[Path, Manifest],
+    changes: dict[str, Any],
+    says: str,
 ) -> None:
     request = request_of(transform, keep=("Jet_pt", "MET_pt"))
-    other = dataclasses.replace(request, model="linear_2")
-    with pytest.raises(ChunkError, match="holds scores of another model"):
+    other = dataclasses.replace(request, **changes)
+    with pytest.raises(ChunkError, match=says):
         predict(opened(sample.paths(), 200), other, str(predicted[0]))
     assert manifests.read(str(predicted[0])) == predicted[1]
+
+
+def test_folder_of_a_converted_set_is_refused(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    converting.convert(opened(sample.paths()[2:]), str(tmp_path / "set"))
+    with pytest.raises(ChunkError, match=r"holds a data set of another kind \(events\), not scores"):
+        predict(opened(sample.paths()[2:]), request_of(transform), str(tmp_path / "set"))
 
 
 def test_rerun_after_a_crash_scores_only_what_was_not_scored(
@@ -269,3 +322,51 @@ def test_batches_have_one_size_however_the_events_were_cut(cuts: list[int], size
     n = sum(cuts)
     assert [batch.num_rows for batch in batches] == [min(size, n - start) for start in range(0, n, size)]
     assert [row for batch in batches for row in batch.to_pylist()] == rows.slice(0, n).to_pylist()
+
+
+class Counted:
+    """A scorer that writes down in which process it is unpickled; there it is called once a task."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._note("unpickled")
+
+    def __call__(self) -> Any:
+        self._note("asked")
+        return lambda matrix, mask: matrix[:, :1] + mask[:, :1]
+
+    def _note(self, what: str) -> None:
+        with (self.folder / f"{what}-{os.getpid()}").open("a") as stream:
+            stream.write("x")
+
+
+def test_the_model_crosses_once_to_each_worker(
+    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+) -> None:
+    request = dataclasses.replace(request_of(transform), scorer=Counted(tmp_path))
+    predict(opened(sample.paths(), 100), request, str(tmp_path / "out"))
+    times = {path.name: len(path.read_text()) for path in tmp_path.glob("*-*")}
+    workers = {name.partition("-")[2] for name in times} - {str(os.getpid())}
+    assert workers
+    assert sum(times[f"asked-{pid}"] for pid in workers) > len(workers)  # more tasks than workers
+    assert {times[f"unpickled-{pid}"] for pid in workers} == {1}
+
+
+def test_scores_beside_all_branches_are_the_converted_rows_with_scores(
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    predicted: tuple[Path, Manifest],
+    tmp_path: Path,
+) -> None:
+    events = opened(sample.paths(), 200)
+    request = request_of(transform, keep=events.plan.schema.names)
+    table = listed(tmp_path / "out", predict(events, request, str(tmp_path / "out")))
+    converted = listed(tmp_path / "set", converting.convert(events, str(tmp_path / "set")))
+    assert {*table.column_names} - {*converted.column_names} == {"__source", "__selected", "score"}
+    for name in converted.column_names:
+        assert manifests.value_digest(table.select([name])) == manifests.value_digest(converted.select([name])), name
+    assert table["score"] == listed(*predicted)["score"]

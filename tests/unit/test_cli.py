@@ -175,7 +175,7 @@ def test_prediction_is_told_model_folder_and_what_is_kept_and_shows_drift(
     given = ["predict", "f.root", "--config", str(tmp_path / "c.yaml"), "--out", "o"]
     assert main([*given, "--run", "r", "--keep", "MET_*,Jet_pt"]) == 0
     shown = capsys.readouterr().out
-    assert "10 entries in = 8 events out + 2 not selected" in shown
+    assert "10 entries in = 8 rows out: 8 events scored + 2 not selected" in shown
     (jets,) = (line for line in shown.splitlines() if line.startswith("Jet_pt"))
     assert jets.split() == ["Jet_pt", "2", "46,912", "0", "0"]
     assert "o/scores" in shown
