@@ -107,7 +107,7 @@ def test_options_win_over_the_config_file_and_settings_over_both(
     (tmp_path / "c.yaml").write_text("input: {files: [x.root], tree: A, branches: [p]}\ntrain: {epochs: 3}\n")
     seen = []
 
-    def look(config: Any, *_: object) -> None:
+    def look(config: Any, *_: object, **__: object) -> None:
         seen.append(config)
         message = "seen"
         raise errors.ConfigError(message)
@@ -127,7 +127,7 @@ def test_options_for_servers_mean_the_same_in_each_verb(
     (tmp_path / "c.yaml").write_text("input: {files: [x.root], timeout: 5, retries: 4, allow_copies: true}\n")
     seen = []
 
-    def look(config: Any, *_: object) -> None:
+    def look(config: Any, *_: object, **__: object) -> None:
         seen.append(config.input)
         message = "seen"
         raise errors.ConfigError(message)
@@ -148,7 +148,7 @@ def test_files_on_the_command_line_replace_the_groups_of_the_config(
     (tmp_path / "c.yaml").write_text("input: {groups: [{files: x.root, label: 1}]}\n")
     seen = []
 
-    def look(config: Any, *_: object) -> None:
+    def look(config: Any, *_: object, **__: object) -> None:
         seen.append(config.input)
         message = "seen"
         raise errors.ConfigError(message)
