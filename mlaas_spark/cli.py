@@ -37,6 +37,7 @@ _EXIT_USAGE = 2
 _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 7
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C, as a shell does
+_BUNDLES = {"raw": "bundle, takes events", "features": "bundle, takes features"}
 
 app = typer.Typer(
     name="mlaas-spark",
@@ -723,14 +724,16 @@ def evaluate(
 def export(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     out: Annotated[str | None, typer.Option("--out", help="Where to write; default: bundle/ of the run.")] = None,
+    settings: Settings = None,
 ) -> None:
-    """Write the TFaaS bundle of a finished run again.
+    """Write the TFaaS bundles of a finished run again, with --set by other settings than the run's.
 
-    Example: mlaas-spark export runs/demo/20260101T000000Z-0123456789ab --out bundles
+    Example: mlaas-spark export runs/demo/20260101T000000Z-0123456789ab --out bundles --set export.inputs=raw
     """
     from mlaas_spark import pipeline
 
-    _out.print(escape(f"bundle {pipeline.export(run, out, _journal())}"))
+    for inputs, archive in pipeline.export(run, out, _journal(), settings or ()).items():
+        _out.print(escape(f"{_BUNDLES[inputs]}: {archive}"), soft_wrap=True)
 
 
 @app.command()
@@ -741,6 +744,12 @@ def predict(
     run: Annotated[str | None, typer.Option("--run", help="A run folder: its model scores.")] = None,
     bundle: Annotated[
         str | None, typer.Option("--bundle", help="In place of --run: a bundle, its folder or its tar.gz.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="In place of --run: a .keras file that Keras saved, with --specs.")
+    ] = None,
+    specs_file: Annotated[
+        str | None, typer.Option("--specs", help="With --model: specs of its training; default: specs.json beside it.")
     ] = None,
     keep: Annotated[
         str | None, typer.Option("--keep", help="Branches to write beside the scores, globs: MET_pt,Jet_*.")
@@ -778,13 +787,19 @@ def predict(
     """
     from mlaas_spark import pipeline
 
-    if (model := run or bundle) is None or (run and bundle):
-        msg = "name one model: --run with a run folder, or --bundle with a bundle"
+    named = [given for given in (run, bundle, model) if given]
+    if len(named) != 1:
+        msg = "name one model: --run with a run folder, --bundle with a bundle, or --model with a .keras file"
+        raise ConfigError(msg)
+    if (model and not model.endswith(".keras")) or (specs_file and not model):
+        msg = "--model takes a .keras file, and --specs goes with it; a run and a bundle have specs of their own"
         raise ConfigError(msg)
     content = _content(context)
+    if specs_file:
+        content = {**content, "features": {**(content.get("features") or {}), "specs": specs_file}}
     asked = {key: value for key, value in (("keep", keep), ("beside", beside), ("format", out_format)) if value}
     content = {**content, "predict": {**(content.get("predict") or {}), **asked}} if asked else content
-    manifest = pipeline.predict(_resolved(context, content), model, out, _journal())
+    manifest = pipeline.predict(_resolved(context, content), named[0], out, _journal())
     size = sum(file.bytes for file in manifest.files)
     if manifest.drift:
         table = _table("Not as in training", "branch", "below range", "above range", "NaN, inf", "cut")
@@ -1096,7 +1111,7 @@ def _show(result: RunResult) -> None:
         ("features", f"{result.width} columns, {result.left_out} branches left out"),
         *_results(metrics),
         ("run folder", result.folder),
-        ("bundle", result.archive),
+        *((_BUNDLES[inputs], archive) for inputs, archive in result.archives.items()),
     ]
     if result.saved:
         rows.append(("model", str(result.saved)))

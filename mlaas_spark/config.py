@@ -361,6 +361,9 @@ class ExportConfig(_Section):
     name: str = Field(default="model", pattern=r"^[a-zA-Z0-9_]{1,64}$")
     labels: tuple[str, ...] = ()
     description: str = ""
+    inputs: Literal["raw", "features", "both"] = "both"
+    missing: float | None = Field(default=None, allow_inf_nan=False)
+    onnx: bool = False
 
 
 class PredictConfig(_Section):

@@ -6,10 +6,11 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
@@ -41,7 +42,7 @@ from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pyspark.sql import SparkSession
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_KERAS = ".keras"
 _READY = 3  # row groups of a thread that are decoded, waiting or in use
 SAMPLE = 25_000
 """Entries that inspect reads unless it is told how many."""
@@ -67,7 +69,11 @@ SAMPLE = 25_000
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished training run; its folder, bundle and the bundle's tar by path or URL."""
+    """A finished training run; its folder, bundle and the bundle's tar by path or URL.
+
+    ``archives`` has the tars of all bundles by what they take, ``raw`` or ``features``; ``bundle`` and ``archive`` are
+    the first, which is to be served.
+    """
 
     folder: str
     bundle: str
@@ -79,6 +85,7 @@ class RunResult:
     left_out: int
     chunks: str
     saved: str | None = None
+    archives: Mapping[str, str] = field(default_factory=dict)
 
 
 def inspect_headers(config: Config, journal: Journal) -> Headers:
@@ -344,6 +351,10 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     from mlaas_spark.ml.model import check_labels, load_user_model, output_width
 
     checkpoints = _checkpoints(config, place)
+    if config.export.onnx:
+        from mlaas_spark.ml import onnx
+
+        onnx.check_installed()
     user = UserFile.read(str(config.train.model), ModelContractError)
     user.check_syntax(ModelContractError)
     spark = _start(config, journal, meanwhile=_import_keras)
@@ -432,6 +443,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     from mlaas_spark.ml import callbacks, savedmodel, tracking
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml import fit as training
+    from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
 
@@ -459,7 +471,23 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         stage.events = stream.events(split)
     with journal.stage("export"):
         model.save(work / "model.keras")
-        bundle = bundles.write_bundle(model, stream, config.export, _digest_of(data.specs), work / "bundle")
+        origin = Origin(
+            ranges=data.specs.specs.ranges,
+            trained=place.started.isoformat(timespec="seconds"),
+            config=config.digest(),
+            metrics=metrics,
+            versions=runs.versions(),
+        )
+        made = bundles.write_bundles(
+            model,
+            stream,
+            config.export,
+            _digest_of(data.specs),
+            work / "bundle",
+            origin=origin,
+            inputs=InputLayout.of(data.transform, config.train.inputs),
+        )
+        bundle = next(iter(made.values()))
         if place.save_as:
             where, _, file = place.save_as.rpartition("/")
             with storage.local_place(where) as local:
@@ -475,13 +503,14 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "width": data.transform.width,
         "chunks": data.folder,
         "bundle": bundle.name,
+        "bundles": {inputs: one.name for inputs, one in made.items()},
         "resumed": fitting.keeper.resumed and asdict(fitting.keeper.resumed.position),
         "digests": {
             **manifest.digests,
             "config": config.digest(),
             "content": manifest.content_digest,
         },
-        "versions": runs.versions(),
+        "versions": origin.versions,
     }
     skipped = {
         "branches": [{"name": item.name, "reason": item.reason} for item in data.plan.schema.omitted],
@@ -535,6 +564,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         left_out=len(data.plan.schema.omitted),
         chunks=data.folder,
         saved=place.save_as,
+        archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
 
 
@@ -655,36 +685,59 @@ def _check_replaceable(folder: str) -> None:
         raise UnwritableOutputError(folder, f"it is no earlier evaluation, {missing}: name a new folder")
 
 
-def export(run: str, destination: str | None, journal: Journal) -> str:
-    """Write the bundle of a finished run again, from its model, specs and chunks; returns the tar.
+def export(run: str, destination: str | None, journal: Journal, settings: Sequence[str] = ()) -> dict[str, str]:
+    """Write the bundles of a finished run again, from its model, specs and chunks.
+
+    Args:
+        run: The run folder.
+        destination: Folder of the bundles; None for ``bundle/`` of the run.
+        journal: Told of the stage.
+        settings: ``key=value`` that are put into the run's config, such as ``export.onnx=true``.
+
+    Returns:
+        Their tars by what they take, ``raw`` or ``features``.
 
     Raises:
-        ExportError: The folder is no run.
+        ExportError: The folder is no run, or a bundle cannot be written.
+        ConfigError: A setting that cannot be.
     """
-    from mlaas_spark.config import read, resolve
+    from mlaas_spark.config import override, read, resolve
 
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, "bundle")
     if not {"run.json", "model.keras"} <= set(storage.children(place)):
         msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
         raise ExportError(msg)
-    from mlaas_spark.ml.bundle import write_bundle
+    from mlaas_spark.ml.bundle import write_bundles
+    from mlaas_spark.ml.card import Origin
+    from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.model import load_saved_model
     from mlaas_spark.ml.stream import ChunkStream
 
     with storage.local_copy(place) as folder, storage.local_place(target) as bundles:
-        config = resolve(read(folder / "config.yaml"), str(folder / "config.yaml"))
+        config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
         made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
         transform = FeatureTransform.of(made.specs, config.features)
-        chunk_folder = json.loads((folder / "run.json").read_text(encoding="utf-8"))["chunks"]
+        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        origin = Origin(
+            ranges=made.specs.ranges,
+            trained=told["started"],
+            config=told["digests"]["config"],
+            metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+            versions=told["versions"],
+        )
         with journal.stage("export"):
-            stream = ChunkStream.open(chunk_folder, transform, config.train.batch_size, config.train.threads)
+            stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
             model = load_saved_model(folder / "model.keras", config.train.model)
-            bundle = write_bundle(model, stream, config.export, _digest_of(made), bundles)
-    archive = storage.join(target, bundle.archive.name)
+            inputs = InputLayout.of(transform, config.train.inputs)
+            written = write_bundles(
+                model, stream, config.export, _digest_of(made), bundles, origin=origin, inputs=inputs
+            )
+    archives = {kind: storage.join(target, bundle.archive.name) for kind, bundle in written.items()}
     if storage.local_path(target) is None:
-        serve_check(archive)  # what lies there, an earlier export perhaps
-    return archive
+        for archive in archives.values():
+            serve_check(archive)  # what lies there, an earlier export perhaps
+    return archives
 
 
 def serve_check(path: str) -> dict[str, Any]:
@@ -893,8 +946,8 @@ class _Trained:
 
     Attributes:
         bundle: The model with its transform.
-        ranges: Values of the branches in training; {} of a bundle, which does not know them.
-        config: What the run was told; None of a bundle.
+        ranges: Values of the branches in training; {} of a bundle from before they were kept in it.
+        config: What the run was told; None of a bundle or a Keras model.
     """
 
     bundle: Contents
@@ -915,12 +968,17 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
 
     Args:
         config: The resolved config.
-        model: A run folder, or a bundle (its folder or its tar.gz): a path or URL.
+        model: A run folder, a bundle (its folder or its tar.gz) or a model saved by Keras (``.keras``): a path or URL.
+            A ``.keras`` file takes the features that ``features`` of the config and its specs give, those beside it
+            as specs.json if the config names none; ``train.model`` is the file with its own classes, if it has any,
+            ``train.inputs`` what it takes.
         folder: Of the data set: a new one, an empty one, or that of an earlier prediction, which is brought up to date.
         journal: Told of each stage.
 
     Raises:
-        SpecsMismatchError: The input lacks branches of the model, or has them as another kind.
+        SpecsMismatchError: The input lacks branches of the model, or has them as another kind; specs of another W.
+        SpecsError: No specs for a ``.keras`` file.
+        ModelContractError: A ``.keras`` file that cannot be loaded.
         ServingError: There is no such model, or it does not run.
         MlaasSparkError: One of its kinds for whatever else a user can mend.
     """
@@ -928,7 +986,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
     from mlaas_spark.spark import predict as predicting
 
     with journal.stage("open model"):
-        trained = _trained(model)
+        trained = _keras_model(config, model) if model.endswith(_KERAS) else _trained(model)
     bundle = trained.bundle
     config = _as_trained(config, trained, journal)
     try:
@@ -948,7 +1006,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
     if not manifest.ledger["events"]:
         journal.say(f"selection {config.input.selection!r} keeps none of the events: none has a score")
     if not trained.ranges:
-        journal.say(f"{model} is a bundle, which does not know the ranges of training: only cuts and NaN are counted")
+        journal.say(f"{model} does not know the ranges of training: only cuts and NaN are counted")
     return manifest
 
 
@@ -963,21 +1021,53 @@ def _trained(model: str) -> _Trained:
         raise ServingError(msg)
     if not storage.is_folder(place) or "run.json" not in storage.children(place):
         with storage.local_copy(place) as copy:
-            return _Trained(read_bundle(copy), {})
+            bundle = read_bundle(copy)
+        return _Trained(bundle, bundle.sending.ranges)
     with storage.local_copy(place) as run:
-        name = json.loads((run / "run.json").read_text(encoding="utf-8"))["bundle"]
+        told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        # the features of this process have all digits of the file, what a raw bundle takes is float32
+        name = told.get("bundles", {}).get("features", told["bundle"])
         bundle = read_bundle(run / "bundle" / name)
         config = resolve(read(run / "config.yaml"), str(run / "config.yaml"))
         specs = SpecsFile.loads((run / "specs.json").read_bytes(), str(run / "specs.json")).specs
     if FeatureTransform.of(specs, config.features) != bundle.transform:
         msg = f"{model}: its specs.json and config.yaml are not those that its bundle was made with"
         raise SpecsMismatchError(msg)
-    ranges = {
-        branch: (stats.minimum, stats.maximum)
-        for branch, stats in specs.branches.items()
-        if stats.minimum is not None and stats.maximum is not None
-    }
-    return _Trained(bundle, ranges, config)
+    return _Trained(bundle, specs.ranges, config)
+
+
+def _keras_model(config: Config, model: str) -> _Trained:
+    """A model saved by Keras, with the transform that the config and specs.json give."""
+    place = storage.absolute(model)
+    if not storage.exists(place):
+        msg = f"no such model: {model}; name a .keras file that Keras saved"
+        raise ServingError(msg)
+    beside = storage.join(place.rpartition("/")[0], "specs.json")
+    source = config.features.specs or beside
+    if not config.features.specs and not storage.exists(beside):
+        msg = (
+            f"{model} does not say how its features are made: name the specs of its training with --specs specs.json, "
+            f"or put them beside it ({beside} is not there)"
+        )
+        raise SpecsError(msg)
+    made = _read_specs(source)
+    transform = FeatureTransform.of(made.specs, config.features)
+    from mlaas_spark.ml.bundle import contents_of
+    from mlaas_spark.ml.inputs import InputLayout
+    from mlaas_spark.ml.model import load_saved_model, output_width
+
+    inputs = InputLayout.of(transform, config.train.inputs)
+    with storage.local_copy(place) as file:
+        try:
+            loaded = load_saved_model(file, config.train.model)
+            output_width(loaded, inputs)
+        except ModelContractError as error:
+            classes = "" if config.train.model else "; if it has classes of your own, --set train.model=FILE names them"
+            msg = f"{model} with {source} of W = {transform.width}: {error}{classes}"
+            raise ModelContractError(msg) from error
+    stem = re.sub(r"[^a-zA-Z0-9_]", "_", place.rpartition("/")[2].removesuffix(_KERAS))
+    bundle = contents_of(loaded, transform, inputs, stem, config.export.labels, made.specs.ranges)
+    return _Trained(bundle, made.specs.ranges)
 
 
 def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
@@ -1016,7 +1106,7 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
     kept = schema.names if asked.beside else schema.select(asked.keep).names if asked.keep else ()
     return PredictRequest(
         model=bundle.name,
-        transform=bundle.transform,
+        transform=bundle.takes,
         ranges=trained.ranges,
         scorer=SavedModel.of(bundle),
         outputs=("score",) if len(labels) == 1 else tuple(f"score_{column_name(label)}" for label in labels),

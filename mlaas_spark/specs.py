@@ -238,6 +238,15 @@ class Specs:
         """Names of the jagged branches, sorted."""
         return tuple(name for name in sorted(self.branches) if self.branches[name].jagged)
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest finite value of each branch that has one."""
+        return {
+            name: (stats.minimum, stats.maximum)
+            for name, stats in self.branches.items()
+            if stats.minimum is not None and stats.maximum is not None
+        }
+
 
 def merged(parts: Iterable[Specs]) -> Specs:
     """All parts as one."""

@@ -4,54 +4,64 @@ A bundle of the served name ``NAME`` is a folder ``NAME/`` and beside it ``NAME.
 
     NAME/saved_model.pb  NAME/fingerprint.pb  NAME/variables/  NAME/assets/   the SavedModel
     NAME/params.json  NAME/labels.txt                                         what the server shows
-    NAME/layout.json     columns of the feature matrix, and the transform that makes it from events
-    NAME/check.npz       events ``x`` (n, W) and the ``scores`` (n, K) that the model gave them
+    NAME/layout.json     columns of the feature matrix, the transform that makes it from events, what is sent
+    NAME/check.npz       ``x`` (n, W) as a client sends them and the ``scores`` (n, K) that the model gave them
+    NAME/MODEL_CARD.md   for people
+
+A ``raw`` bundle takes events as they are in the file, a ``features`` bundle the normalised vector: docs/bundle.md.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
 import json
-import re
 import shutil
-import tarfile
 import tempfile
 import uuid
 import zipfile
 import zlib
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from mlaas_spark.errors import ExportError, ServingError, reason
-from mlaas_spark.ml import tfaas
+from mlaas_spark.ml import onnx, tfaas
+from mlaas_spark.ml.archive import CARD, CHECK, FOLDERS, LAYOUT, MAX_BYTES, unpack, write_tar
+from mlaas_spark.ml.card import Facts, Origin, card
+from mlaas_spark.ml.digest import content_digest
 from mlaas_spark.ml.inputs import InputLayout
-from mlaas_spark.ml.model import known_remarks, output_width
-from mlaas_spark.ml.savedmodel import run_savedmodel, write_savedmodel
-from mlaas_spark.transform import FeatureTransform
+from mlaas_spark.ml.model import known_remarks, logger, output_width
+from mlaas_spark.ml.savedmodel import (
+    of_inputs,
+    run_savedmodel,
+    takes_events,
+    takes_features,
+    takes_matrix,
+    write_savedmodel,
+)
+from mlaas_spark.ml.sending import Sending, check_described, described, read, read_layout
+from mlaas_spark.ml.stream import ChunkStream
+from mlaas_spark.raw import normalised, restored, unscaled, with_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
     from mlaas_spark.config import ExportConfig
-    from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.drift import Ranges
+    from mlaas_spark.ml.savedmodel import Graph
+    from mlaas_spark.ml.sending import Inputs
+    from mlaas_spark.transform import FeatureTransform
 
-LAYOUT = "layout.json"
-CHECK = "check.npz"
+KINDS: dict[str, tuple[Inputs, ...]] = {"raw": ("raw",), "features": ("features",), "both": ("raw", "features")}
+"""Bundles by the value of ``export.inputs``, the one to be served first."""
 
 _CHECK_EVENTS = 1_000
 _TOLERANCE = 1e-6  # of scores up to 1; of larger ones relative to the largest
-_MAX_MEMBERS = 1_000
-_MAX_BYTES = 8 * 2**30
-_FILES = frozenset({tfaas.GRAPH, "fingerprint.pb", tfaas.PARAMS, tfaas.LABELS, LAYOUT, CHECK})
-_FOLDERS = (tfaas.ASSETS, tfaas.VARIABLES)
-_INNER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAMED = 5  # branches in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class Bundle:
         width: W.
         outputs: K.
         difference: Largest difference between the served scores and the model's on the check events.
+        inputs: ``raw`` or ``features``.
     """
 
     name: str
@@ -73,64 +84,293 @@ class Bundle:
     width: int
     outputs: int
     difference: float
+    inputs: Inputs = "features"
 
 
 def write_bundle(
-    model: Any, stream: ChunkStream, export: ExportConfig, specs_digest: str, destination: str | Path
+    model: Any,
+    stream: ChunkStream,
+    export: ExportConfig,
+    specs_digest: str,
+    destination: str | Path,
+    *,
+    kind: Inputs = "features",
+    origin: Origin | None = None,
+    inputs: InputLayout | None = None,
 ) -> Bundle:
+    """One bundle, as :func:`write_bundles`."""
+    one = export.model_copy(update={"inputs": kind, "onnx": False})
+    return write_bundles(model, stream, one, specs_digest, destination, origin=origin, inputs=inputs)[kind]
+
+
+def write_bundles(
+    model: Any,
+    stream: ChunkStream,
+    export: ExportConfig,
+    specs_digest: str,
+    destination: str | Path,
+    *,
+    origin: Origin | None = None,
+    inputs: InputLayout | None = None,
+) -> dict[str, Bundle]:
     """Export ``model`` for TFaaS below ``destination`` and prove that what is served scores like the model.
 
-    The served name ends in a digest of all that the bundle is made of, so a name never stands for two contents; a
-    bundle that is there already under the name is checked and returned.
+    A served name ends in a digest of all that the bundle is made of, so a name never stands for two contents; a bundle
+    that is there already under the name is checked and kept.
+
+    Args:
+        model: A Keras model.
+        stream: The chunks it was trained on, of which come the events of the check.
+        export: Which bundles, their name and labels, and whether model.onnx is written too.
+        specs_digest: Of the specs.
+        destination: Folder of the bundles.
+        origin: Of the model.
+        inputs: What the model takes of matrix and mask; None for the matrix alone.
+
+    Returns:
+        The bundles by ``raw`` and ``features``, in the order of :data:`KINDS`.
 
     Raises:
-        ExportError: It cannot be written, or what would be served differs from the model; nothing is left then.
+        ExportError: One cannot be written, or what would be served differs from the model; nothing is left then.
         ChunkError: The check events cannot be read.
     """
-    width = stream.width
-    outputs = output_width(model, InputLayout.of(stream.transform))
-    labels = _labels(export.labels, outputs)
-    layout = {"columns": stream.transform.columns, "transform": stream.transform.to_json(), "specs": specs_digest}
-    digest = _digest(model, [layout, labels, export.description])
-    name = tfaas.served_name(export.name, digest)
-    target, archive = Path(destination) / name, Path(destination) / f"{name}.tar.gz"
-    work = Path(destination) / f".{name}.{uuid.uuid4().hex}"
-    if target.exists():
-        return _present(target, archive)
+    if export.onnx:
+        onnx.check_installed()
+    target = Path(destination)
+    work = target / f".{uuid.uuid4().hex}"
+    layout = inputs or InputLayout.of(stream.transform)
+    source = _Source.of(model, stream, export, specs_digest, origin or Origin(), layout)
     try:
-        folder = work / name
-        folder.mkdir(parents=True)
-        write_savedmodel(model, width, folder)
-        for inner in _FOLDERS:
-            (folder / inner).mkdir(exist_ok=True)
-        x = _check_events(stream)
-        with known_remarks():
-            scores = np.asarray(model.predict(x, batch_size=len(x), verbose=0), np.float32)
-        (folder / tfaas.PARAMS).write_text(tfaas.Params(name, export.description).dumps(), encoding="utf-8")
-        (folder / tfaas.LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        (folder / LAYOUT).write_text(json.dumps(layout, indent=1) + "\n", encoding="utf-8")
-        np.savez_compressed(folder / CHECK, x=x, scores=scores)
-        report = _check_folder(folder)
-        _write_tar(folder, work / archive.name)
-        (work / archive.name).replace(archive)
-        folder.rename(target)
+        work.mkdir(parents=True)
+        made: dict[str, Bundle] = {kind: source.bundle(kind, target, work) for kind in KINDS[export.inputs]}
+        if export.onnx:
+            source.onnx(work / onnx.NAME)
+        _publish(work, target)
     except ServingError as error:
         msg = f"the exported model does not do what the model does, nothing is kept: {error}"
         raise ExportError(msg) from error
     except OSError as error:
-        msg = f"cannot write the bundle {target}: {reason(error)}"
+        msg = f"cannot write the bundle below {target}: {reason(error)}"
         raise ExportError(msg) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Bundle(name, target, archive, width, outputs, report["difference"])
+    return made
+
+
+def _publish(work: Path, target: Path) -> None:
+    """Move all that was made to its place, or none of it; a folder is there when its tar is."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(work.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+            path.replace(target / path.name)
+            moved.append(target / path.name)
+    except OSError:
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Events of the check as the kernel has them.
+
+    Attributes:
+        matrix: Features.
+        mask: Theirs.
+        values: Values as they are in the file, 0 where the mask is 0.
+        exact: Whether these are all digits that the file has; else they come from the features.
+    """
+
+    matrix: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32]
+    exact: bool
+
+    @classmethod
+    def of(cls, stream: ChunkStream) -> Self:
+        """Up to 1,000 events: of the test split if it has any, else of the next that has."""
+        matrix, mask = _first_events(stream)
+        if stream.manifest.layout == "dense":
+            return cls(matrix, mask, restored(matrix, stream.transform), exact=False)
+        plain = ChunkStream.open(stream.folder, unscaled(stream.transform), stream.batch_size, stream.threads)
+        return cls(matrix, mask, _first_events(plain)[0], exact=True)
+
+
+def _first_events(stream: ChunkStream) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Matrix and mask of the events of the check."""
+    parts = []
+    split = next((split for split in ("test", "validation", "train") if stream.events(split)), "test")
+    lacking = _CHECK_EVENTS
+    for batch in stream.batches(split):
+        parts.append((batch.matrix[:lacking].copy(), batch.mask[:lacking].copy()))
+        lacking -= len(parts[-1][0])
+        if not lacking:
+            break
+    if not parts:
+        msg = f"{stream.folder} has no events to check the export with"
+        raise ExportError(msg)
+    return np.concatenate([matrix for matrix, _ in parts]), np.concatenate([mask for _, mask in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What bundles of one model are made of."""
+
+    model: Any
+    stream: ChunkStream
+    export: ExportConfig
+    specs: str
+    origin: Origin
+    inputs: InputLayout
+    labels: list[str]
+    sample: _Sample
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        stream: ChunkStream,
+        export: ExportConfig,
+        specs: str,
+        origin: Origin,
+        inputs: InputLayout,
+    ) -> Self:
+        labels = labels_of(export.labels, output_width(model, inputs))
+        return cls(model, stream, export, specs, origin, inputs, labels, _Sample.of(stream))
+
+    @property
+    def masked(self) -> bool:
+        """Whether the model looks at the mask."""
+        return self.inputs.kind != "matrix"
+
+    def bundle(self, kind: Inputs, target: Path, work: Path) -> Bundle:
+        """Make one bundle in ``work`` for ``target``, where it may be already."""
+        transform = self.stream.transform
+        sending = Sending.of(kind, transform, self.origin.ranges, self.export.missing, mask=self.masked)
+        layout = {
+            "columns": transform.columns,
+            "transform": transform.to_json(),
+            "specs": self.specs,
+            **sending.to_json(),
+        }
+        name = tfaas.served_name(
+            self.export.name, content_digest(self.model, [layout, self.labels, self.export.description])
+        )
+        if (target / name).exists():
+            return _present(target / name, target / f"{name}.tar.gz")
+        folder = work / name
+        folder.mkdir()
+        write_savedmodel(self.model, transform.width, folder, self.graph(sending))
+        for inner in FOLDERS:
+            (folder / inner).mkdir(exist_ok=True)
+        x, scores, rounding = self.checks(sending)
+        ours = {
+            **described(sending, transform, self.labels, self.specs),
+            "schema": [[name, self._types[name]] for name in transform.layout.branches],
+            "rounding": rounding,
+        }
+        texts = {
+            tfaas.PARAMS: tfaas.Params(name, self.export.description, ours=ours).dumps(),
+            tfaas.LABELS: "".join(f"{label}\n" for label in self.labels),
+            LAYOUT: json.dumps(layout, indent=1) + "\n",
+            CARD: card(self._facts(name, sending, x[0], scores[0])),
+        }
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        np.savez_compressed(folder / CHECK, x=x, scores=scores)
+        report = _check_folder(folder)
+        archive = f"{name}.tar.gz"
+        write_tar(folder, work / archive)
+        return Bundle(
+            name, target / name, target / archive, transform.width, len(self.labels), report["difference"], kind
+        )
+
+    def graph(self, sending: Sending) -> Graph:
+        """What is done with that which a client sends."""
+        if sending.inputs == "raw":
+            return takes_events(of_inputs(self.model, self.inputs), self.stream.transform, sending.missing)
+        return _features_graph(self.model, self.inputs, sending)
+
+    def checks(self, sending: Sending) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float | None]:
+        """The events as they are sent, the model's scores, and what rounding to float32 changes in them at most."""
+        sample, transform = self.sample, self.stream.transform
+        if sending.inputs == "features":
+            x = with_missing(sample.matrix, sample.mask, sending.missing) if sending.mask else sample.matrix
+            return x, self.predict(sample.matrix, sample.mask), 0.0
+        x = with_missing(sample.values, sample.mask, sending.missing)
+        features = normalised(x, transform, sending.missing)
+        scores = self.predict(features.matrix, features.mask)
+        if not sample.exact:
+            return x, scores, None
+        # a number, as params.json has no other: scores that are no numbers fail the check
+        rounding = float(np.nan_to_num(np.abs(scores - self.predict(sample.matrix, sample.mask)).max()))
+        if rounding > _TOLERANCE * max(1.0, float(np.abs(scores).max())):
+            changed = np.abs(features.matrix - sample.matrix).max(axis=0)
+            worst = {name: changed[transform.layout.span(name)].max(initial=0) for name in transform.layout.branches}
+            names = sorted((name for name in worst if worst[name] > 0), key=lambda name: -worst[name])[:_NAMED]
+            logger.warning(
+                "raw bundle: %s have more digits than float32, which is all that the server takes: scores differ by up "
+                "to %.2g from those of a features bundle, of predict and of training",
+                ", ".join(names),
+                rounding,
+            )
+        return x, scores, rounding
+
+    def predict(self, matrix: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The model's own scores."""
+        x = self.inputs.arrays(matrix, mask)
+        with known_remarks():
+            return np.asarray(self.model.predict(x, batch_size=len(matrix), verbose=0), np.float32)
+
+    def onnx(self, path: Path) -> None:
+        """Write model.onnx, which takes what a features bundle takes, if it scores like the model."""
+        sending = Sending.of("features", self.stream.transform, self.origin.ranges, None, mask=self.masked)
+        x, scores, _ = self.checks(sending)
+        onnx.write_onnx(self.graph(sending), self.stream.width, path)
+        difference = float(np.abs(onnx.run_onnx(path, x) - scores).max())
+        if not difference <= _TOLERANCE * max(1.0, float(np.abs(scores).max())):
+            msg = f"{path.name} gives other scores than the model, they differ by up to {difference:.3g}: not written"
+            raise ExportError(msg)
+
+    @property
+    def _types(self) -> dict[str, str]:
+        schema, transform = self.stream.manifest.schema, self.stream.transform
+        kinds = zip(transform.layout.branches, transform.jagged, strict=True)
+        return {
+            name: schema[name].describes if name in schema else "list<float32>" if jagged else "float32"
+            for name, jagged in kinds
+        }
+
+    def _facts(
+        self, name: str, sending: Sending, row: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]
+    ) -> Facts:
+        manifest = self.stream.manifest
+        return Facts(
+            name=name,
+            description=self.export.description,
+            inputs=sending.inputs,
+            missing=sending.missing,
+            mask=sending.mask,
+            labels=self.labels,
+            transform=self.stream.transform,
+            types=self._types,
+            events=manifest.counts() if not manifest.targets else {name: {} for name in manifest.events()},
+            totals=manifest.events(),
+            targets=manifest.targets,
+            files=manifest.inputs,
+            digests={"specs": self.specs, "config": self.origin.config, "training events": manifest.content_digest},
+            origin=self.origin,
+            row=row,
+            scores=scores,
+        )
 
 
 def serve_check(path: str | Path) -> dict[str, Any]:
     """Check a bundle, a folder or its tar, as the server will use it: without the model, without a server.
 
     Returns:
-        ``name``, ``width`` (W), ``outputs`` (K), ``labels``, ``events`` that were scored, ``difference`` (the largest
-        from the recorded scores).
+        ``name``, ``inputs`` (``raw`` or ``features``), ``width`` (W), ``outputs`` (K), ``labels``, ``events`` that were
+        scored, ``difference`` (the largest from the recorded scores).
 
     Raises:
         ServingError: It does not keep the contract; nothing outside a temporary folder was written.
@@ -139,7 +379,7 @@ def serve_check(path: str | Path) -> dict[str, Any]:
     if source.is_dir():
         return _check_folder(source)
     with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as temporary:
-        return _check_folder(_unpack(source, Path(temporary)))
+        return _check_folder(unpack(source, Path(temporary)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +391,22 @@ class Contents:
         transform: Makes the features from events.
         labels: A name for each output.
         files: Content of each file of the SavedModel by its path in the bundle, sorted.
+        sending: What a client sends.
     """
 
     name: str
     transform: FeatureTransform
     labels: tuple[str, ...]
     files: tuple[tuple[str, bytes], ...]
+    sending: Sending = field(default_factory=Sending)
+
+    @property
+    def takes(self) -> FeatureTransform:
+        """Makes of events the matrix that the model takes: the features, or of a raw bundle the values as they are.
+
+        It goes with a mask to :class:`mlaas_spark.ml.predict.SavedModel`, or to :func:`mlaas_spark.raw.with_missing`.
+        """
+        return unscaled(self.transform) if self.sending.inputs == "raw" else self.transform
 
 
 def read_bundle(path: str | Path) -> Contents:
@@ -169,14 +419,49 @@ def read_bundle(path: str | Path) -> Contents:
     if source.is_dir():
         return _contents(source)
     with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as temporary:
-        return _contents(_unpack(source, Path(temporary)))
+        return _contents(unpack(source, Path(temporary)))
+
+
+def contents_of(
+    model: Any, transform: FeatureTransform, inputs: InputLayout, name: str, labels: Sequence[str], ranges: Ranges
+) -> Contents:
+    """A Keras model as prediction takes it, without a bundle: its SavedModel takes the features.
+
+    Args:
+        model: The model.
+        transform: Makes the features that it was trained on.
+        inputs: What it takes of them and their mask.
+        name: Its name, to which a digest is put.
+        labels: A name for each output, () for numbers.
+        ranges: Values of the branches in training.
+
+    Raises:
+        ModelContractError: The model does not take the inputs, or does not give (n, K).
+        ExportError: Labels that do not fit; TensorFlow cannot write it.
+    """
+    named = labels_of(labels, output_width(model, inputs))
+    sending = Sending.of("features", transform, ranges, None, mask=inputs.kind != "matrix")
+    digest = content_digest(model, [transform.to_json(), named, inputs.kind])
+    with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as temporary:
+        folder = Path(temporary)
+        write_savedmodel(model, transform.width, folder, _features_graph(model, inputs, sending))
+        files = _savedmodel_files(folder)
+    return Contents(tfaas.served_name(name, digest), transform, tuple(named), files, sending)
+
+
+def _features_graph(model: Any, inputs: InputLayout, sending: Sending) -> Graph:
+    scores = of_inputs(model, inputs)
+    return takes_features(scores, sending.missing) if sending.mask else takes_matrix(scores)
 
 
 def _contents(folder: Path) -> Contents:
-    params, labels, transform = _described(folder)
-    paths = [folder / tfaas.GRAPH, *(path for inner in _FOLDERS for path in sorted((folder / inner).iterdir()))]
-    files = tuple((path.relative_to(folder).as_posix(), _read(path)) for path in paths)
-    return Contents(params.name, transform, labels, files)
+    found = _opened(folder)
+    return Contents(found.params.name, found.transform, found.labels, _savedmodel_files(folder), found.sending)
+
+
+def _savedmodel_files(folder: Path) -> tuple[tuple[str, bytes], ...]:
+    inner = [path for name in FOLDERS if (folder / name).is_dir() for path in sorted((folder / name).iterdir())]
+    return tuple((path.relative_to(folder).as_posix(), read(path)) for path in [folder / tfaas.GRAPH, *inner])
 
 
 def _present(target: Path, archive: Path) -> Bundle:
@@ -189,10 +474,18 @@ def _present(target: Path, archive: Path) -> Bundle:
     if of_archive != report:
         msg = f"{target} and {archive.name} of an earlier export differ: remove both"
         raise ExportError(msg)
-    return Bundle(report["name"], target, archive, report["width"], report["outputs"], report["difference"])
+    return Bundle(
+        report["name"],
+        target,
+        archive,
+        report["width"],
+        report["outputs"],
+        report["difference"],
+        report["inputs"],
+    )
 
 
-def _labels(given: Sequence[str], outputs: int) -> list[str]:
+def labels_of(given: Sequence[str], outputs: int) -> list[str]:
     """A name for each output; of two given for one output the second, whose probability it is."""
     if not given:
         return ["1"] if outputs == 1 else [str(number) for number in range(outputs)]
@@ -206,160 +499,37 @@ def _labels(given: Sequence[str], outputs: int) -> list[str]:
     return labels
 
 
-def _check_events(stream: ChunkStream) -> npt.NDArray[np.float32]:
-    """Up to 1,000 events: of the test split if it has any, else of the next that has."""
-    parts: list[npt.NDArray[np.float32]] = []
-    split = next((split for split in ("test", "validation", "train") if stream.events(split)), "test")
-    missing = _CHECK_EVENTS
-    for batch in stream.batches(split):
-        parts.append(batch.matrix[:missing].copy())
-        missing -= len(parts[-1])
-        if not missing:
-            break
-    if not parts:
-        msg = f"{stream.folder} has no events to check the export with"
-        raise ExportError(msg)
-    return np.concatenate(parts)
+class _Opened(NamedTuple):
+    """What a bundle says of itself."""
+
+    params: tfaas.Params
+    labels: tuple[str, ...]
+    transform: FeatureTransform
+    sending: Sending
 
 
-def _digest(model: Any, content: list[Any]) -> str:
-    """SHA-256 over architecture and weights of the model, and over the plain values of ``content``."""
-    digest = hashlib.sha256(json.dumps([_architecture(model), content], sort_keys=True).encode())
-    for weight in model.get_weights():
-        digest.update(f"{weight.dtype}{weight.shape}".encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
-
-
-def _architecture(model: Any) -> Any:
-    """The model's config without what does not change its scores: how it is compiled, automatic names."""
-    try:
-        config = json.loads(model.to_json())
-    except (NotImplementedError, TypeError, ValueError, RuntimeError):
-        return type(model).__name__  # a subclassed model without a config: its weights must do
-    names = dict.fromkeys(_layer_names(config))
-    return _neutral(config, {name: f"layer_{index}" for index, name in enumerate(names)})
-
-
-def _layer_names(config: Any) -> Iterator[str]:
-    """Names of the layers in a model's config, in its order."""
-    if isinstance(config, dict):
-        inner = config.get("config")
-        if isinstance(inner, dict) and isinstance(inner.get("name"), str) and config.get("class_name") != "DTypePolicy":
-            yield inner["name"]
-    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    for value in values:
-        yield from _layer_names(value)
-
-
-def _neutral(config: Any, names: dict[str, str]) -> Any:
-    if isinstance(config, dict):
-        dropped = {"compile_config", "build_config"}
-        return {key: _neutral(value, names) for key, value in config.items() if key not in dropped}
-    if isinstance(config, list):
-        return [_neutral(value, names) for value in config]
-    return names.get(config, config) if isinstance(config, str) else config
-
-
-def _write_tar(folder: Path, target: Path) -> None:
-    """A gzipped tar of ``folder`` under its name: folders before their files, sorted, without owners or times."""
-    with (
-        target.open("wb") as stream,
-        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for path in [folder, *sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts)]:
-            member = tarfile.TarInfo(PurePosixPath(path.relative_to(folder.parent)).as_posix())
-            if path.is_dir():
-                member.type, member.mode = tarfile.DIRTYPE, 0o755
-                archive.addfile(member)
-                continue
-            member.size, member.mode = path.stat().st_size, 0o644
-            with path.open("rb") as content:
-                archive.addfile(member, content)
-
-
-def _unpack(source: Path, target: Path) -> Path:
-    """The bundle's files out of a tar, each looked at before it is written; nothing else of the tar is."""
-    try:
-        with tarfile.open(source, "r:gz") as archive:
-            for member, inner in _members(archive, source):
-                place = target.joinpath(*inner.parts)
-                if member.isdir():
-                    place.mkdir(exist_ok=True)
-                    continue
-                content = archive.extractfile(member)
-                if content is None or not place.parent.is_dir():
-                    msg = f"{source}: the folder of {member.name} does not come before it, the server would fail"
-                    raise ServingError(msg)
-                with content, place.open("xb") as stream:
-                    shutil.copyfileobj(content, stream)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        msg = f"cannot read the bundle {source}: {reason(error)}"
-        raise ServingError(msg) from error
-    folders = [path for path in target.iterdir() if path.is_dir()]
-    if len(folders) != 1:
-        msg = f"{source} holds no model"
-        raise ServingError(msg)
-    return folders[0]
-
-
-def _members(archive: tarfile.TarFile, source: Path) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
-    """The members of a bundle's tar, refused at the first that a bundle does not have."""
-    seen: set[PurePosixPath] = set()
-    size = 0
-    for member in archive:
-        inner = PurePosixPath(member.name)
-        size += member.size
-        if not (member.isreg() or member.isdir()):
-            why = "is neither a file nor a folder"
-        elif member.issparse():
-            why = "is a sparse file"
-        elif inner in seen:
-            why = "comes twice"
-        elif not _belongs(inner, folder=member.isdir()):
-            why = "is no part of a bundle"
-        elif seen and inner.parts[0] != next(iter(seen)).parts[0]:
-            why = "is of another model"
-        elif len(seen) >= _MAX_MEMBERS or size > _MAX_BYTES:
-            why = "makes it too large"
-        else:
-            seen.add(inner)
-            yield member, inner
-            continue
-        msg = f"{source} is not safe to read: {member.name!r} {why}"
-        raise ServingError(msg)
-
-
-def _belongs(inner: PurePosixPath, *, folder: bool) -> bool:
-    """Whether a bundle has this member: NAME/, NAME/file, NAME/assets|variables/, NAME/assets|variables/file."""
-    name, *rest = inner.parts or ("",)
-    if not re.fullmatch(r"[a-zA-Z0-9_]+", name):
-        return False
-    if folder:
-        return not rest or (len(rest) == 1 and rest[0] in _FOLDERS)
-    if len(rest) == 1:
-        return rest[0] in _FILES
-    return len(rest) == 2 and rest[0] in _FOLDERS and bool(_INNER_NAME.fullmatch(rest[1]))
-
-
-def _described(folder: Path) -> tuple[tfaas.Params, tuple[str, ...], FeatureTransform]:
-    """Params, labels and transform of a bundle that has the server's folders."""
-    for inner in _FOLDERS:
+def _opened(folder: Path) -> _Opened:
+    """Params, labels and layout of a bundle that has the server's folders; they say the same."""
+    for inner in FOLDERS:
         if not (folder / inner).is_dir():
             msg = f"{folder} has no folder {inner}, which the server needs"
             raise ServingError(msg)
-    params = tfaas.Params.loads(_read(folder / tfaas.PARAMS), str(folder / tfaas.PARAMS))
+    params = tfaas.Params.loads(read(folder / tfaas.PARAMS), str(folder / tfaas.PARAMS))
     if params.name != folder.name:
         msg = f"{folder / tfaas.PARAMS} is of the model {params.name}, the folder is {folder.name}"
         raise ServingError(msg)
-    labels = _read(folder / tfaas.LABELS).decode(errors="replace").splitlines()
-    return params, tuple(labels), _layout(folder / LAYOUT)
+    labels = tuple(read(folder / tfaas.LABELS).decode(errors="replace").splitlines())
+    layout = read_layout(folder / LAYOUT)
+    if params.ours or layout.current:
+        check_described(
+            params.ours, described(layout.sending, layout.transform, labels, layout.specs), folder / tfaas.PARAMS
+        )
+    return _Opened(params, labels, layout.transform, layout.sending)
 
 
 def _check_folder(folder: Path) -> dict[str, Any]:
     """As :func:`serve_check`, for a folder."""
-    params, labels, transform = _described(folder)
+    params, labels, transform, sending = _opened(folder)
     x, scores = _recorded(folder / CHECK)
     if x.shape[1] != transform.width:
         msg = f"{folder}: {CHECK} has {x.shape[1]} columns, {LAYOUT} {transform.width}: they do not belong together"
@@ -377,6 +547,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         raise ServingError(msg)
     return {
         "name": params.name,
+        "inputs": sending.inputs,
         "width": transform.width,
         "outputs": scores.shape[1],
         "labels": list(labels),
@@ -385,36 +556,13 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}"
-        raise ServingError(msg) from error
-
-
-def _layout(path: Path) -> FeatureTransform:
-    """Transform of layout.json, whose column names are its own."""
-    try:
-        content = json.loads(_read(path))
-        transform = FeatureTransform.from_json(content["transform"])
-        columns = [str(name) for name in content["columns"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} does not describe a feature layout: {reason(error)}"
-        raise ServingError(msg) from error
-    if columns != transform.columns:
-        msg = f"{path}: the columns are not those of its transform"
-        raise ServingError(msg)
-    return transform
-
-
 def _recorded(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Events and scores of check.npz."""
-    content = _read(path)
+    content = read(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             size = sum(entry.file_size for entry in packed.infolist())
-        if size > _MAX_BYTES:
+        if size > MAX_BYTES:
             msg = f"{path} unpacks to {size} bytes: not read"
             raise ServingError(msg)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

@@ -18,6 +18,7 @@ from mlaas_spark.memory import ALIGNMENT
 from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.model import graph_reason
 from mlaas_spark.ml.savedmodel import check_graph, quiet_tensorflow
+from mlaas_spark.raw import with_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ class SavedModel:
         width: W.
         outputs: K.
         files: Content of each file by its path.
+        missing: What the model takes where the mask is 0; None if it takes what the matrix has there, 0.
     """
 
     name: str
@@ -45,6 +47,7 @@ class SavedModel:
     width: int
     outputs: int
     files: tuple[tuple[str, bytes], ...] = field(compare=False, repr=False)
+    missing: float | None = None
 
     @classmethod
     def of(cls, bundle: Contents) -> Self:
@@ -53,13 +56,15 @@ class SavedModel:
         for path, content in bundle.files:
             digest.update(f"{path}:{len(content)};".encode())
             digest.update(content)
-        return cls(bundle.name, digest.hexdigest(), bundle.transform.width, len(bundle.labels), bundle.files)
+        missing = bundle.sending.missing if bundle.sending.marked else None
+        return cls(bundle.name, digest.hexdigest(), bundle.transform.width, len(bundle.labels), bundle.files, missing)
 
     def __call__(self) -> Callable[[npt.NDArray[np.float32], npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-        """Matrix (n, W) and mask to scores (n, K) float32, on one core; this model does not look at the mask.
+        """Matrix (n, W) and mask to scores (n, K) float32, on one core.
 
-        The matrix may be used again when the scores are there. One that begins at a multiple of 64 bytes is not
-        copied.
+        The matrix is what ``Contents.takes`` makes: the features, or for a raw bundle the values of events. It may be
+        used again when the scores are there. One that begins at a multiple of 64 bytes is not copied, unless the model
+        is told by a value of its own what is missing.
 
         Raises:
             ServingError: The model cannot be loaded; when it scores, that it does not run or gives no (n, K).
@@ -75,9 +80,11 @@ class _Loaded:
     root: Any  # whoever lets go of it lets go of the variables
     function: Any
 
-    def score(self, matrix: npt.NDArray[np.float32], _: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def score(self, matrix: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         import tensorflow as tf
 
+        if self.model.missing is not None:
+            matrix = with_missing(matrix, mask, self.model.missing)
         # TensorFlow ends the process if memory that it is to take as it is begins elsewhere
         aligned = matrix.flags.c_contiguous and matrix.ctypes.data % ALIGNMENT == 0
         try:

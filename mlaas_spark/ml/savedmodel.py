@@ -19,9 +19,18 @@ from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.model import graph_reason, known_remarks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
+
+    from mlaas_spark.ml.inputs import InputLayout
+    from mlaas_spark.transform import FeatureTransform
+
+    Scores = Callable[[Any, Any], Any]
+    """Matrix and mask, tensors float32 (n, W), to scores (n, K); made of one model's weights."""
+
+    Graph = Callable[[Any], Any]
+    """What a client sends, a tensor float32 (n, W), to scores (n, K)."""
 
 # ops by which a graph reaches files, processes or Python: a model for TFaaS has none (variables load by RestoreV2)
 _FORBIDDEN_OPS = frozenset(
@@ -29,11 +38,73 @@ _FORBIDDEN_OPS = frozenset(
 )
 # what TensorFlow 2.19 writes to stderr at its first v1 session, whatever TF_CPP_MIN_LOG_LEVEL says
 _START_UP_LINES = (b"MLIR V1 optimization pass is not enabled", b"log messages before absl::InitializeLog")
+_FRACTION, _EXPONENT = 0x007FFFFF, 0x7F800000  # bits of a float32
 _LOADER_OPS = frozenset({"__saved_model_init_op"})  # a signature that Keras adds, for loaders alone
 
 
-def write_savedmodel(model: Any, width: int, folder: str | Path) -> None:
+def of_matrix(model: Any) -> Scores:
+    """Scores of a model that looks at the matrix alone."""
+    return lambda matrix, _: model(matrix, training=False)
+
+
+def of_inputs(model: Any, inputs: InputLayout) -> Scores:
+    """Scores of a model that takes what ``inputs`` makes of matrix and mask."""
+    return lambda matrix, mask: model(inputs.tensors(matrix, mask), training=False)
+
+
+def takes_matrix(scores: Scores) -> Graph:
+    """Takes the feature matrix; the model does not look at the mask."""
+    return lambda x: scores(x, None)
+
+
+def takes_features(scores: Scores, missing: float) -> Graph:
+    """Takes the feature matrix with ``missing`` where the mask is 0."""
+    import tensorflow as tf
+
+    def graph(x: Any) -> Any:
+        real = x > missing
+        return scores(tf.where(real, x, 0.0), tf.cast(real, tf.float32))
+
+    return graph
+
+
+def takes_events(scores: Scores, transform: FeatureTransform, missing: float) -> Graph:
+    """Takes values as they are in the file (:func:`mlaas_spark.raw.raw_vector`), and normalises, pads and masks.
+
+    The kernel's arithmetic: ``float32((float64(x) - center) * scale)``, 0 with mask 0 for what is NaN, infinite, or at
+    or below ``missing``.
+    """
+    import tensorflow as tf
+
+    dims = [dim for _, dim in transform.layout.dims]
+    center, scale = np.repeat(transform.center, dims), np.repeat(transform.scale, dims)
+
+    def graph(x: Any) -> Any:
+        real = tf.logical_and(tf.math.is_finite(x), x > missing)
+        matrix = tf.cast((_float64(x) - center) * scale, tf.float32)
+        return scores(tf.where(real, matrix, 0.0), tf.cast(real, tf.float32))
+
+    return graph
+
+
+def _float64(x: Any) -> Any:
+    """Float32 as float64, also the smallest: TensorFlow's threads take a denormal number for 0 when they cast it."""
+    import tensorflow as tf
+
+    bits = tf.bitcast(x, tf.int32)
+    size = tf.cast(tf.bitwise.bitwise_and(bits, _FRACTION), tf.float64) * 2.0**-149
+    small = tf.equal(tf.bitwise.bitwise_and(bits, _EXPONENT), 0)
+    return tf.where(small, tf.where(bits < 0, -size, size), tf.cast(x, tf.float64))
+
+
+def write_savedmodel(model: Any, width: int, folder: str | Path, graph: Graph | None = None) -> None:
     """Write ``model`` as a SavedModel with the one signature TFaaS calls: float32 (None, W) to float32 (None, K).
+
+    Args:
+        model: Whose weights are written.
+        width: W.
+        folder: Of the SavedModel.
+        graph: What is done with that which a client sends; None for the model on the feature matrix.
 
     Raises:
         ExportError: TensorFlow cannot write it.
@@ -44,9 +115,10 @@ def write_savedmodel(model: Any, width: int, folder: str | Path) -> None:
     if not model.weights:
         msg = "the model has no variables: TFaaS could not find its output op"
         raise ExportError(msg)
+    served = graph or takes_matrix(of_matrix(model))
 
     def score(inputs_input: Any) -> Any:
-        return tf.cast(model(inputs_input, training=False), tf.float32)
+        return tf.cast(served(inputs_input), tf.float32)
 
     try:
         with known_remarks(), quiet_tensorflow():
@@ -73,7 +145,7 @@ def run_savedmodel(folder: str | Path, x: npt.NDArray[np.float32]) -> npt.NDArra
     import tensorflow as tf
 
     check_graph(folder)
-    with _without_start_up_lines(), tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with without_start_up_lines(), tf.Graph().as_default(), tf.compat.v1.Session() as session:
         try:
             with quiet_tensorflow():
                 tf.compat.v1.saved_model.loader.load(session, [tfaas.TAG], str(folder))
@@ -204,7 +276,7 @@ def quiet_tensorflow() -> Iterator[None]:
 
 
 @contextmanager
-def _without_start_up_lines() -> Iterator[None]:
+def without_start_up_lines() -> Iterator[None]:
     """Hold back what C++ code writes to stderr, then pass on all of it but the known start-up lines."""
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark.errors import ServingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 INPUT_OP = "serving_default_inputs_input"
 OUTPUT_OP = "StatefulPartitionedCall"
@@ -24,6 +27,8 @@ VARIABLES = "variables"
 ASSETS = "assets"
 PARAMS = "params.json"
 LABELS = "labels.txt"
+OURS = "mlaas_spark"
+"""Key of params.json that the server passes over: what clients need to know of the bundle, see docs/bundle.md."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_]+")
 _DIGEST_DIGITS = 12
@@ -61,6 +66,7 @@ class Params:
         output_name: Op that is fetched.
         input_node: Op that is fed.
         output_node: Op that is fetched.
+        ours: What stands under :data:`OURS`, {} if nothing does.
     """
 
     name: str
@@ -72,10 +78,14 @@ class Params:
     output_name: str = OUTPUT_OP
     input_node: str = INPUT_OP
     output_node: str = OUTPUT_OP
+    ours: Mapping[str, Any] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """As JSON; :meth:`loads` reads it back."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        content = asdict(self)
+        if ours := content.pop("ours"):
+            content[OURS] = ours
+        return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def loads(cls, text: str | bytes, source: str = PARAMS) -> Self:
@@ -93,6 +103,7 @@ class Params:
             msg = f"{source} is a {type(content).__name__}, not a mapping"
             raise ServingError(msg)
         fixed = asdict(cls(""))
+        del fixed["ours"]
         if missing := sorted(set(fixed) - set(content)):
             msg = f"{source} lacks {', '.join(missing)}"
             raise ServingError(msg)
@@ -105,7 +116,10 @@ class Params:
             if key not in {"name", "description"} and content[key] != _plain(value):
                 msg = f"{source}: {key} is {content[key]!r}, the server works with {_plain(value)!r}"
                 raise ServingError(msg)
-        return cls(content["name"], content["description"])
+        if not isinstance(ours := content.get(OURS, {}), dict):
+            msg = f"{source}: {OURS} is a {type(ours).__name__}, not a mapping"
+            raise ServingError(msg)
+        return cls(content["name"], content["description"], ours=ours)
 
 
 def _plain(value: Any) -> Any:

@@ -208,8 +208,10 @@ def test_run_folder_on_hdfs_is_whole_and_its_bundle_serves(
     report = pipeline.serve_check(result.archive)
     assert report == pipeline.serve_check(result.bundle)
     assert report["events"] > 100
-    assert pipeline.export(result.folder, f"{hdfs}/out/exported", Journal()).rsplit("/", 1)[0] == f"{hdfs}/out/exported"
-    assert pipeline.export(result.folder, None, Journal()) == result.archive
+    exported = pipeline.export(result.folder, f"{hdfs}/out/exported", Journal())
+    assert [*exported] == ["raw", "features"]
+    assert {archive.rsplit("/", 1)[0] for archive in exported.values()} == {f"{hdfs}/out/exported"}
+    assert pipeline.export(result.folder, None, Journal()) == result.archives
     assert storage.children(f"{hdfs}/out/models") == ["m.keras"]
     assert capsys.readouterr().out == ""
 

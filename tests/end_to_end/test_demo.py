@@ -124,14 +124,25 @@ def test_run_folder_has_every_file_and_they_agree(submitted: tuple[Path, str]) -
 
 def test_bundle_serves_the_models_scores_and_can_be_written_again(submitted: tuple[Path, str], run: Command) -> None:
     folder = run_folder(submitted[0])
-    (archive,) = (folder / "bundle").glob("*.tar.gz")
-    checked = run("serve-check", str(archive), "--json")
-    assert checked.code == 0, checked.err
-    assert json.loads(checked.out)["difference"] <= 1e-6
+    archives = sorted((folder / "bundle").glob("*.tar.gz"))
+    checked = [run("serve-check", str(archive), "--json") for archive in archives]
+    assert [outcome.code for outcome in checked] == [0, 0]
+    reports = [json.loads(outcome.out) for outcome in checked]
+    assert max(report["difference"] for report in reports) <= 1e-6
+    assert {report["inputs"]: report["name"] for report in reports} == json.loads((folder / "run.json").read_text())[
+        "bundles"
+    ]
     again = run("export", str(folder), "--out", "again")
     assert again.code == 0, again.err
-    (second,) = Path("again").glob("*.tar.gz")
-    assert second.name == archive.name
+    assert sorted(path.name for path in Path("again").glob("*.tar.gz")) == [path.name for path in archives]
+    for path in archives:  # the same run gives the same card, whenever it is exported
+        card = f"{path.name.removesuffix('.tar.gz')}/MODEL_CARD.md"
+        assert (Path("again") / card).read_bytes() == (path.parent / card).read_bytes()
+    raw = run("export", str(folder), "--out", "alone", "--set", "export.inputs=raw")
+    assert raw.code == 0, raw.err
+    (alone,) = Path("alone").glob("*.tar.gz")
+    assert "takes events" in raw.out
+    assert alone.name.removesuffix(".tar.gz") == json.loads((folder / "run.json").read_text())["bundle"]
 
 
 def train(run: Command, sample: Path, runs: Path, *more: str) -> dict[str, Any]:

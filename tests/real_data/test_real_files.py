@@ -164,7 +164,7 @@ def test_hzz_is_trained_on_an_expression_exported_and_served(
     specs = json.loads((run.parent / "specs.json").read_text())
     assert "NMuon" not in specs["fkeys"]
     assert json.loads((run.parent / "metrics.json").read_text())["auc"] > 0.9
-    (archive,) = (run.parent / "bundle").glob("*.tar.gz")
+    archive = run.parent / "bundle" / f"{content['bundle']}.tar.gz"
     capsys.readouterr()
     assert main(["serve-check", str(archive), "--json"]) == 0
     checked = json.loads(capsys.readouterr().out)
