@@ -51,17 +51,19 @@ def write_onnx(graph: Graph, width: int, path: Path) -> None:
         return tf.identity(tf.cast(graph(inputs_input), tf.float32), name=_OUTPUT)
 
     try:
-        with known_remarks(), quiet_tensorflow(), without_start_up_lines(), warnings.catch_warnings():
+        with known_remarks(), quiet_tensorflow("tf2onnx"), without_start_up_lines(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy 1.26 on np.object and of protobuf, in code that is not ours
+            import onnx
             import tf2onnx
 
             spec = tf.TensorSpec((None, width), tf.float32, name=tfaas.ARGUMENT)
             made, _ = tf2onnx.convert.from_function(tf.function(score), input_signature=[spec], opset=_OPSET)
+            _rename_output(made.graph)
+            onnx.checker.check_model(made)  # tf2onnx passes on ops that ONNX does not have
     except Exception as error:
         # tf2onnx raises whatever it met, of any kind
         msg = f"the model cannot be written as ONNX: {reason(error)}; set export.onnx to false to go without"
         raise ExportError(msg) from error
-    _rename_output(made.graph)
     path.write_bytes(made.SerializeToString())
 
 

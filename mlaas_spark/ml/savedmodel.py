@@ -36,8 +36,14 @@ if TYPE_CHECKING:
 _FORBIDDEN_OPS = frozenset(
     {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "DebugIdentityV2"}
 )
-# what TensorFlow 2.19 writes to stderr at its first v1 session, whatever TF_CPP_MIN_LOG_LEVEL says
-_START_UP_LINES = (b"MLIR V1 optimization pass is not enabled", b"log messages before absl::InitializeLog")
+# what TensorFlow 2.19 writes to stderr at its first v1 session and when it optimises a graph for a converter, whatever
+# TF_CPP_MIN_LOG_LEVEL says
+_START_UP_LINES = (
+    b"MLIR V1 optimization pass is not enabled",
+    b"log messages before absl::InitializeLog",
+    b"Number of eligible GPUs",
+    b"Starting new session",
+)
 _FRACTION, _EXPONENT = 0x007FFFFF, 0x7F800000  # bits of a float32
 _LOADER_OPS = frozenset({"__saved_model_init_op"})  # a signature that Keras adds, for loaders alone
 
@@ -262,13 +268,16 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Without TensorFlow's and absl's log lines on APIs that we use on purpose (the v1 loader, Keras' HDF5 format)."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+def quiet_tensorflow(*others: str) -> Iterator[None]:
+    """Without TensorFlow's and absl's log lines on APIs that we use on purpose (the v1 loader, Keras' HDF5 format).
+
+    Nor those of other loggers, whose errors are raised as well.
+    """
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", *others)]
     levels = [log.level for log in loggers]
     try:
         for log in loggers:
-            log.setLevel(logging.ERROR)
+            log.setLevel(logging.CRITICAL if log.name in others else logging.ERROR)
         yield
     finally:
         for log, level in zip(loggers, levels, strict=True):

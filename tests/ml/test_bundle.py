@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
+import math
 import os
+import re
 import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
@@ -11,21 +14,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mlaas_spark.config import ExportConfig
+from mlaas_spark.config import ExportConfig, FeatureConfig
 from mlaas_spark.errors import ExportError, ServingError
 from mlaas_spark.ml import archive, savedmodel
 from mlaas_spark.ml import bundle as bundles
-from mlaas_spark.ml.bundle import Bundle, serve_check, write_bundle
+from mlaas_spark.ml.bundle import Bundle, contents_of, read_bundle, serve_check, write_bundle, write_bundles
+from mlaas_spark.ml.card import Origin
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model
+from mlaas_spark.ml.predict import SavedModel
 from mlaas_spark.ml.savedmodel import run_savedmodel, save_as, write_savedmodel
+from mlaas_spark.ml.sending import Sending
+from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.ml.tfaas import Params
+from mlaas_spark.specs import Specs
+from mlaas_spark.transform import FeatureTransform
+from tests.ml.conftest import TRANSFORM, compact_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.ml.conftest import Chunks, MakeChunks
+    import numpy.typing as npt
+
+    from tests.ml.conftest import Chunks, Event, MakeChunks
 
 pytestmark = pytest.mark.tensorflow
 
@@ -225,6 +237,356 @@ def test_a_tampered_bundle_is_refused(copy: Path, tamper: Callable[[Path], Any],
     tamper(copy)
     with pytest.raises(ServingError, match=message):
         serve_check(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, r"version 2 of what is under mlaas_spark, this program reads 1"),
+        ({"version": None}, "a part of the bundle is missing"),
+        ({"inputs": "features"}, r'has inputs "features" .*say "raw": they do not belong together'),
+        ({"missing": -999.0}, r"has missing -999\.0 .*say -1e\+30"),
+        ({"W": 6}, "has W 6 .*say 5"),
+        ({"branches": [["nJet", 1], ["MET", 1], ["Jet_pt", 3]]}, "has branches"),
+        ({"specs": "of others"}, "has specs"),
+        ({"mask": True}, "has mask true"),
+        ({"labels": ["other"]}, "has labels"),
+    ],
+)
+def test_params_that_say_something_else_than_the_bundle_are_refused(
+    raw_copy: Path, change: dict[str, Any], message: str
+) -> None:
+    path = raw_copy / "params.json"
+    content = json.loads(path.read_text())
+    ours = {key: value for key, value in {**content["mlaas_spark"], **change}.items() if value is not None}
+    path.write_text(json.dumps({**content, "mlaas_spark": ours}))
+    for look in (serve_check, read_bundle):
+        with pytest.raises(ServingError, match=message):
+            look(raw_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"missing": float("nan")}, "nan, which is no finite float32"),
+        ({"missing": float("-inf")}, "-inf, which is no finite float32"),
+        ({"missing": -1e39}, "which is no finite float32"),
+        ({"missing": "none"}, "'none', which is no finite float32"),
+        ({"inputs": "raw events"}, "inputs are 'raw events'"),
+        ({"mask": 1}, "the mask is 1"),
+        ({"ranges": {"MET": [1.0]}}, "does not describe a feature layout"),
+        ({"missing": None}, "KeyError: 'missing'"),
+        ({"inputs": None}, 'layout.json and labels.txt say "features"'),
+    ],
+)
+def test_a_layout_that_does_not_say_what_is_sent_is_refused(
+    raw_copy: Path, change: dict[str, Any], message: str
+) -> None:
+    path = raw_copy / "layout.json"
+    content = {key: value for key, value in {**json.loads(path.read_text()), **change}.items() if value is not None}
+    path.write_text(json.dumps(content))
+    for look in (serve_check, read_bundle):
+        with pytest.raises(ServingError, match=message):
+            look(raw_copy)
+
+
+def test_a_bundle_without_our_part_of_params_is_refused(raw_copy: Path) -> None:
+    content = json.loads((raw_copy / "params.json").read_text())
+    del content["mlaas_spark"]
+    (raw_copy / "params.json").write_text(json.dumps(content))
+    with pytest.raises(ServingError, match=r"says nothing under mlaas_spark: a part of the bundle is missing"):
+        serve_check(raw_copy)
+
+
+def test_our_part_of_params_must_be_a_mapping(raw_copy: Path) -> None:
+    content = json.loads((raw_copy / "params.json").read_text())
+    (raw_copy / "params.json").write_text(json.dumps({**content, "mlaas_spark": [1]}))
+    with pytest.raises(ServingError, match="mlaas_spark is a list, not a mapping"):
+        serve_check(raw_copy)
+
+
+def test_a_bundle_from_before_there_were_raw_ones_is_read_as_one_of_features(copy: Path, made: Bundle) -> None:
+    for name, keys in {"params.json": ["mlaas_spark"], "layout.json": ["inputs", "missing", "mask", "ranges"]}.items():
+        content = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps({key: value for key, value in content.items() if key not in keys}))
+    (copy / "MODEL_CARD.md").unlink()
+    assert serve_check(copy) == serve_check(made.folder)
+    assert read_bundle(copy).sending == Sending()
+
+
+# bundles that take events as they are in the file
+
+RANGES = {"MET": (-20.0, 60.0), "Jet_pt": (0.0, 90.0), "other": (0.0, 1.0)}
+ORIGIN = Origin(RANGES, "2026-11-25T21:00:00+00:00", "c0" * 32, {"auc": 0.9876543, "events": 1234}, {"keras": "3.15.1"})
+
+
+@pytest.fixture(scope="module")
+def raw(chunks: Chunks, net: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A raw bundle of the same model."""
+    where = tmp_path_factory.mktemp("raw")
+    export = ExportConfig(name="higgs", description="Finds | signals.")
+    return write_bundle(net, chunks.stream(), export, "ab" * 32, where, kind="raw", origin=ORIGIN)
+
+
+@pytest.fixture
+def raw_copy(raw: Bundle, tmp_path: Path) -> Path:
+    return shutil.copytree(raw.folder, tmp_path / raw.name)
+
+
+def sent_of(events: list[Event]) -> npt.NDArray[np.float32]:
+    """What a client sends of the events of the test chunks, by plain Python."""
+    rows = []
+    for event in events:
+        row = [event["MET"], event["nJet"], *event["Jet_pt"][:3], *[math.nan] * (3 - len(event["Jet_pt"]))]
+        rows.append([value if math.isfinite(value) else -1e30 for value in row])
+    return np.array(rows, np.float32)
+
+
+def kernel_matrix(events: list[Event], transform: FeatureTransform) -> Any:
+    (batch,) = compact_table(events).combine_chunks().to_batches()
+    return transform.matrix(batch)
+
+
+def test_raw_bundle_gives_events_the_scores_that_the_model_gives_their_features(
+    raw: Bundle, made: Bundle, chunks: Chunks, net: Any
+) -> None:
+    events = chunks.of("train")
+    assert len(events) > 300
+    features = kernel_matrix(events, TRANSFORM).matrix
+    expected = net.predict(features, verbose=0)
+    np.testing.assert_allclose(run_savedmodel(raw.folder, sent_of(events)), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run_savedmodel(made.folder, features), expected, rtol=0, atol=1e-6)
+
+
+def test_nan_and_infinity_are_missing_in_a_raw_bundle_too(raw: Bundle) -> None:
+    given = np.array([[1.0, 2.0, 5.0, odd, -1e30] for odd in (np.nan, np.inf, -np.inf, -2e30, -1e30)], np.float32)
+    scores = run_savedmodel(raw.folder, given)
+    assert (scores == scores[0]).all()
+
+
+@pytest.mark.parametrize("normalise", ["minmax", "standard", "robust", "none"])
+def test_raw_and_features_score_alike_by_every_normalisation(
+    chunks: Chunks, net: Any, tmp_path: Path, normalise: Any
+) -> None:
+    table = compact_table(chunks.of("train"))
+    (batch,) = table.select(["MET", "nJet", "Jet_pt"]).combine_chunks().to_batches()
+    specs = Specs.of(batch, batch.schema.names, batch.schema.names)
+    transform = FeatureTransform.of(specs, FeatureConfig(normalise=normalise, caps={"Jet_pt": 3}))
+    stream = ChunkStream.open(str(chunks.folder), transform, 16)
+    made = write_bundles(net, stream, ExportConfig(), "ab", tmp_path, origin=Origin(specs.ranges))
+    events = chunks.of("validation")
+    features = kernel_matrix(events, transform).matrix
+    expected = net.predict(features, verbose=0)
+    for bundle, x in ((made["raw"], sent_of(events)), (made["features"], features)):
+        assert bundle.difference <= 1e-6
+        np.testing.assert_allclose(run_savedmodel(bundle.folder, x), expected, rtol=0, atol=1e-6)
+
+
+def test_both_bundles_have_names_of_their_own_and_nothing_is_left_beside_them(
+    chunks: Chunks, net: Any, raw: Bundle, tmp_path: Path
+) -> None:
+    export = ExportConfig(name="higgs", description="Finds | signals.")
+    made = write_bundles(net, chunks.stream(), export, "ab" * 32, tmp_path, origin=ORIGIN)
+    assert [*made] == ["raw", "features"]
+    assert made["raw"].name == raw.name != made["features"].name
+    names = {name for bundle in made.values() for name in (bundle.name, bundle.archive.name)}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for kind, bundle in made.items():
+        assert serve_check(bundle.archive)["inputs"] == bundle.inputs == kind
+
+
+def test_params_say_how_to_send_events(raw: Bundle) -> None:
+    content = json.loads((raw.folder / "params.json").read_text())
+    assert content["mlaas_spark"] == {
+        "version": 1,
+        "inputs": "raw",
+        "missing": -1e30,
+        "mask": False,
+        "W": 5,
+        "branches": [["MET", 1], ["nJet", 1], ["Jet_pt", 3]],
+        "schema": [["MET", "float32"], ["nJet", "uint32"], ["Jet_pt", "list<float32>"]],
+        "specs": "ab" * 32,
+        "labels": ["1"],
+        "rounding": 0.0,
+    }
+
+
+def test_the_check_events_are_those_of_the_features_bundle_as_they_are_in_the_file(raw: Bundle, chunks: Chunks) -> None:
+    with np.load(raw.folder / "check.npz", allow_pickle=False) as check:
+        np.testing.assert_array_equal(check["x"], sent_of(chunks.of("test")))
+
+
+def test_contents_say_what_is_sent_and_the_ranges_of_training(raw: Bundle, made: Bundle) -> None:
+    contents = read_bundle(raw.archive)
+    assert contents.transform == TRANSFORM
+    assert contents.sending == Sending("raw", -1e30, False, {"MET": (-20.0, 60.0), "Jet_pt": (0.0, 90.0)})  # noqa: FBT003
+    assert contents.takes.scale == (1.0, 1.0, 1.0)
+    assert read_bundle(made.folder).takes == TRANSFORM
+
+
+@pytest.mark.parametrize(("low", "missing"), [(-3e29, -3.4028234663852886e38), (-1e28, -1e30)])
+def test_the_sentinel_goes_below_the_ranges_of_training(
+    chunks: Chunks, net: Any, tmp_path: Path, low: float, missing: float
+) -> None:
+    origin = Origin({"MET": (low, 1.0)})
+    made = write_bundle(net, chunks.stream(), ExportConfig(), "ab", tmp_path, kind="raw", origin=origin)
+    assert read_bundle(made.folder).sending.missing == missing
+
+
+def test_a_sentinel_that_a_branch_has_leaves_nothing(chunks: Chunks, net: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"export\.missing: branch 'MET' has values down to -20"):
+        write_bundles(net, chunks.stream(), ExportConfig(missing=-10.0), "ab", tmp_path, origin=ORIGIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_bundle_that_fails_takes_the_first_with_it(
+    chunks: Chunks, net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(model: Any, width: int, folder: Path, graph: Any) -> None:
+        if any(path.name.endswith(".tar.gz") for path in folder.parent.iterdir()):
+            msg = "no"
+            raise ExportError(msg)
+        write_savedmodel(model, width, folder, graph)
+
+    monkeypatch.setattr(bundles, "write_savedmodel", write)
+    with pytest.raises(ExportError, match=r"^no$"):
+        write_bundles(net, chunks.stream(), ExportConfig(), "ab", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_fails_takes_back_what_was_moved(
+    chunks: Chunks, net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move, moved = type(tmp_path).replace, []
+
+    def replace(path: Path, target: Path) -> Path:
+        moved.append(path.name)
+        if len(moved) == 4:
+            raise OSError(28, "No space left on device")
+        return move(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", replace)
+    with pytest.raises(ExportError, match="No space left"):
+        write_bundles(net, chunks.stream(), ExportConfig(), "ab", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dense_chunks_give_events_of_their_features(dense_chunks: Chunks, net: Any, tmp_path: Path) -> None:
+    made = write_bundle(net, dense_chunks.stream(), ExportConfig(), "ab", tmp_path, kind="raw")
+    assert made.difference <= 1e-6
+    with np.load(made.folder / "check.npz", allow_pickle=False) as check:
+        np.testing.assert_allclose(check["x"], sent_of(dense_chunks.of("test")), rtol=1e-5, atol=1e-5)
+        scores = net.predict(dense_chunks.expected("test")[0].astype(np.float32), verbose=0)
+        np.testing.assert_allclose(check["scores"], scores, atol=1e-5)
+    assert json.loads((made.folder / "params.json").read_text())["mlaas_spark"]["rounding"] is None
+
+
+def test_values_of_more_digits_than_float32_has_are_told(
+    chunks: Chunks, net: Any, tmp_path: Path, make_chunks: MakeChunks, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = [{**event, "nJet": 2_000_000_000 + event["nJet"]} for event in chunks.of("test")]
+    stream = make_chunks({(0, "test"): events}).stream()
+    transform = dataclasses.replace(TRANSFORM, center=(10.0, 2e9, 5.0))
+    made = write_bundle(
+        net, dataclasses.replace(stream, transform=transform), ExportConfig(), "ab", tmp_path / "out", kind="raw"
+    )
+    assert made.difference <= 1e-6  # the graph does with what is sent what the kernel does
+    (record,) = (record for record in caplog.records if record.name == "mlaas_spark")
+    assert record.getMessage().startswith("raw bundle: nJet have more digits than float32")
+    assert json.loads((made.folder / "params.json").read_text())["mlaas_spark"]["rounding"] > 1e-3
+
+
+# models that look at the mask
+
+
+def masked_model(inputs: InputLayout) -> Any:
+    """A model of all inputs of a layout."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    tensors = inputs.keras_inputs()
+    flat = [keras.layers.Flatten()(tensor) for tensor in tensors.values()]
+    hidden = keras.layers.Dense(8, activation="tanh")(keras.layers.Concatenate()(flat))
+    given = tensors if inputs.kind == "groups" else [*tensors.values()]
+    return keras.Model(given, keras.layers.Dense(2, activation="softmax")(hidden))
+
+
+@pytest.mark.parametrize("kind", ["matrix+mask", "groups"])
+def test_a_model_that_looks_at_the_mask_is_told_by_the_sentinel_in_both_bundles(
+    chunks: Chunks, tmp_path: Path, kind: Any
+) -> None:
+    inputs = InputLayout.of(TRANSFORM, kind)
+    model = masked_model(inputs)
+    made = write_bundles(model, chunks.stream(), ExportConfig(), "ab", tmp_path, inputs=inputs)
+    events = chunks.of("train")
+    features = kernel_matrix(events, TRANSFORM)
+    expected = model.predict(inputs.arrays(features.matrix, features.mask), verbose=0)
+    blind = model.predict(inputs.arrays(features.matrix, np.ones_like(features.mask)), verbose=0)
+    assert np.abs(blind - expected).max() > 1e-3
+    sent = {"raw": sent_of(events), "features": np.where(features.mask, features.matrix, np.float32(-1e30))}
+    for name, bundle in made.items():
+        np.testing.assert_allclose(run_savedmodel(bundle.folder, sent[name]), expected, rtol=0, atol=1e-6)
+        contents = read_bundle(bundle.folder)
+        assert (contents.sending.mask, contents.sending.missing) == (True, -1e30)
+        # and in prediction, which has matrix and mask
+        matrix = kernel_matrix(events, contents.takes).matrix
+        found = SavedModel.of(contents)()(matrix, features.mask)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    bare = contents_of(model, TRANSFORM, inputs, "model", (), {})
+    found = SavedModel.of(bare)()(features.matrix, features.mask)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_regression_is_described_by_its_targets(make_chunks: MakeChunks, tmp_path: Path, chunks: Chunks) -> None:
+    events = [{**event, "second": 1.0} for event in chunks.of("test")]
+    stream = make_chunks({(0, "test"): events}, targets=2).stream()
+    made = write_bundle(make_net(2), stream, ExportConfig(), "ab", tmp_path / "out", kind="raw")
+    card = (made.folder / "MODEL_CARD.md").read_text()
+    assert "The answer is an estimate of: `3 * nJet - 1`, `-nJet`." in card
+    assert f"| test | {len(events)} |" in card
+
+
+def test_prediction_with_a_raw_bundle_scores_like_the_model(raw: Bundle, chunks: Chunks, net: Any) -> None:
+    contents, events = read_bundle(raw.archive), chunks.of("train")
+    values, features = kernel_matrix(events, contents.takes), kernel_matrix(events, contents.transform)
+    found = SavedModel.of(contents)()(values.matrix, values.mask)
+    np.testing.assert_allclose(found, net.predict(features.matrix, verbose=0), rtol=0, atol=1e-6)
+
+
+# the model card
+
+
+def test_the_card_says_what_the_model_is_made_of_and_how_to_ask_it(raw: Bundle, chunks: Chunks) -> None:
+    card = (raw.folder / "MODEL_CARD.md").read_text()
+    for line in (
+        f"# {raw.name}",
+        "Finds | signals.",
+        "one row of W = 5 numbers",
+        "sent as `-1e+30`",
+        "| `events.root` | Events |",
+        "| train | 176 | 175 | 351 |",
+        "| auc | 0.987654 |",
+        "| events | 1,234 |",
+        "| `MET` | float32 | 0 | 1 | -20 to 60 |",
+        "| `nJet` | uint32 | 1 | 1 | - |",
+        "| `Jet_pt` | list<float32> | 2 to 4 | 3 | 0 to 90 |",
+        "| trained | 2026-11-25T21:00:00+00:00 |",
+        f"| digest of specs | `{'ab' * 32}` |",
+        f"| digest of training events | `{chunks.manifest.content_digest}` |",
+        "| keras | 3.15.1 |",
+        "To be filled in by whoever publishes the model",
+    ):
+        assert line in card
+
+
+def test_the_event_of_the_card_gets_the_score_of_the_card(raw: Bundle, made: Bundle) -> None:
+    for bundle in (raw, made):
+        blocks = re.findall(r"```json\n(.*?)\n```", (bundle.folder / "MODEL_CARD.md").read_text())
+        row, scores = map(json.loads, blocks)
+        assert row["model"] == bundle.name
+        assert row["keys"] == ["MET", "nJet", "Jet_pt_0", "Jet_pt_1", "Jet_pt_2"]
+        found = run_savedmodel(bundle.folder, np.array([row["values"]], np.float32))
+        np.testing.assert_allclose(found[0], scores, rtol=0, atol=1e-6)
 
 
 # hostile tars
