@@ -62,7 +62,7 @@ def test_run_both_bundles_and_the_keras_file_score_alike(run: Command, own_class
     for other in ("raw", "features", "keras"):
         np.testing.assert_allclose(scores(other), scores("run"), rtol=0, atol=1e-6)
     again = run("predict", path, *DERIVED, *model, *FEATURES, "--out", "keras")
-    assert "1 unchanged" in again.err  # the file has one name for one model
+    assert "1 kept" in again.err  # the file has one name for one model
 
 
 def test_a_keras_file_of_an_own_class_says_which_setting_names_it(run: Command, own_class: Path, sample: Path) -> None:
@@ -111,13 +111,10 @@ def test_options_that_do_not_go_together_are_told(run: Command, given: list[str]
     assert "--model" in done.err
 
 
-def test_an_export_that_cannot_be_is_told_before_the_training(run: Command, sample: Path) -> None:
+def test_a_sentinel_that_is_no_number_is_told_before_anything_starts(run: Command, sample: Path) -> None:
     Path("model.py").write_text(MODEL)
-    groups = [
-        {"files": str(sample / "signal_0.root"), "label": 1},
-        {"files": str(sample / "background_0.root"), "label": 0},
-    ]
-    Path("c.yaml").write_text(json.dumps({"input": {"groups": groups}, "train": {"model": "model.py", "epochs": 1}}))
+    groups = [{"files": str(sample / f"{name}_0.root"), "label": name == "signal"} for name in ("signal", "background")]
+    Path("c.yaml").write_text(json.dumps({"input": {"groups": groups}, "train": {"model": "model.py"}}))
     done = run("train", "--config", "c.yaml", "--set", "export.missing=.nan")
     assert done.code == 2
     assert "export.missing" in done.err

@@ -170,6 +170,31 @@ def test_hzz_is_trained_on_an_expression_exported_and_served(
     checked = json.loads(capsys.readouterr().out)
     assert checked["width"] == content["width"]
     assert checked["difference"] <= 1e-6
+    assert_served_events_score_like_keras(path, run.parent, specs, content["bundle"])
+
+
+def assert_served_events_score_like_keras(path: Path, run: Path, specs: Any, name: str) -> None:
+    """All events of a file as uproot and awkward give them, sent to the raw bundle, against Keras on minmax by numpy."""
+    import keras
+
+    from mlaas_spark.ml.savedmodel import run_savedmodel
+
+    params = json.loads((run / "bundle" / name / "params.json").read_text())["mlaas_spark"]
+    sent, features = [], []
+    with uproot.open(path) as file:
+        for branch, dim in params["branches"]:
+            values = file["events"][branch].array()
+            padded = ak.pad_none(values, dim, clip=True) if values.ndim > 1 else values[:, np.newaxis]
+            x = np.asarray(ak.to_numpy(ak.fill_none(padded, np.nan)), np.float64)
+            low, high = specs["minv"][branch], specs["maxv"][branch]
+            scaled = (x - low) * (1 / (high - low)) if high > low else 0 * x
+            sent.append(np.where(np.isfinite(x), x, params["missing"]).astype(np.float32))
+            features.append(np.where(np.isfinite(x), scaled, 0.0).astype(np.float32))
+    model = keras.saving.load_model(run / "model.keras", compile=False)
+    expected = model.predict(np.concatenate(features, axis=1), verbose=0)
+    found = run_savedmodel(run / "bundle" / name, np.concatenate(sent, axis=1))
+    assert len(found) == 2421
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_string_branch_of_zmumu_is_left_out_by_name(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
