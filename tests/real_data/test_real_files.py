@@ -174,7 +174,7 @@ def test_hzz_is_trained_on_an_expression_exported_and_served(
 
 
 def assert_served_events_score_like_keras(path: Path, run: Path, specs: Any, name: str) -> None:
-    """All events of a file as uproot and awkward give them, sent to the raw bundle, against Keras on minmax by numpy."""
+    """All events as uproot and awkward give them, sent to the raw bundle, against Keras on minmax by numpy."""
     import keras
 
     from mlaas_spark.ml.savedmodel import run_savedmodel
