@@ -294,6 +294,8 @@ class TrainConfig(_Section):
     normalise_weights: bool = False
     learning_rate: float | dict[str, dict[str, Any]] | None = None
     callbacks: tuple[dict[str, dict[str, Any]], ...] = ()
+    loss: dict[str, dict[str, Any]] | None = None
+    optimizer: dict[str, dict[str, Any]] | None = None
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     mlflow: str | None = None
     seed: int = Field(default=1, ge=0, lt=2**31)
@@ -324,6 +326,19 @@ class TrainConfig(_Section):
             raise ValueError(msg)
         if isinstance(value, float) and not (math.isfinite(value) and value > 0):
             msg = "must be finite and above 0"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("loss", "optimizer", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {value: {}} if isinstance(value, str) else value
+
+    @field_validator("loss", "optimizer")
+    @classmethod
+    def _one_name(cls, value: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+        if value is not None and len(value) != 1:
+            msg = "give one name with its settings: {Adam: {lr: 0.01}}"
             raise ValueError(msg)
         return value
 

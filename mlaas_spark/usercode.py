@@ -97,10 +97,17 @@ class UserFile:
         """Where in the file an error came from, and what it says."""
         if isinstance(failure, SyntaxError):
             return f"{failure.filename or self.path}, line {failure.lineno}: {failure.msg}"
-        if isinstance(failure, ModuleNotFoundError) and (failure.name or "").split(".")[0] == "MLaaS4HEP":
-            return f"{self.path} imports {failure.name}: mlaas_spark does not need it, take that import out"
         lines = [frame.lineno for frame in traceback.extract_tb(failure.__traceback__) if frame.filename == self.path]
-        return f"{self.path}{f', line {lines[-1]}' if lines else ''}: {reason(failure)}"
+        if isinstance(failure, ModuleNotFoundError) and (failure.name or "").split(".")[0] == "MLaaS4HEP":
+            said = self.source.splitlines()[lines[-1] - 1] if lines and lines[-1] else ""
+            if "jarray" in said:
+                ours = "from mlaas_spark.ml.jagged_linear import JaggedArrayLinear"
+                return f"{self.path}, line {lines[-1]}: imports {failure.name}: write {ours!r} in its place"
+            return f"{self.path} imports {failure.name}: mlaas_spark does not need it, take that import out"
+        extra = ""
+        if isinstance(failure, ModuleNotFoundError) and failure.name == "torch" and "mlaas-spark" not in str(failure):
+            extra = "; pip install 'mlaas-spark[torch]'"
+        return f"{self.path}{f', line {lines[-1]}' if lines else ''}: {reason(failure)}{extra}"
 
 
 class _SourceLoader(importlib.abc.InspectLoader):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import ConfigError, ModelContractError, hint, reason
+from mlaas_spark.ml.model import is_keras
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def set_learning_rate(model: Any, config: TrainConfig) -> None:
     import keras
 
     rate = config.learning_rate
-    if rate is None:
+    if rate is None or not is_keras(model):  # torch's have it since they were loaded
         return
     if isinstance(rate, dict):
         schedules = keras.optimizers.schedules

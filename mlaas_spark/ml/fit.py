@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import ModelContractError
-from mlaas_spark.ml import own_fit, weights
+from mlaas_spark.ml import own_fit, rebuilt, weights
 from mlaas_spark.ml.examples import Examples
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.keras_learner import KerasLearner
-from mlaas_spark.ml.model import check_labels, encode_targets, label_counts, output_width
+from mlaas_spark.ml.model import check_labels, encode_targets, is_keras, label_counts, output_width
+from mlaas_spark.ml.sklearn_learner import SklearnLearner, SklearnModel
+from mlaas_spark.ml.torch_learner import TorchLearner, TorchModel
 from mlaas_spark.ml.train import TRAIN, VALIDATION, History, nobody_looks, train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import Progress
     from mlaas_spark.ml.weights import ClassTotals
+
+_log = logging.getLogger("mlaas_spark")
 
 
 def fit(
@@ -39,10 +44,11 @@ def fit(
     """Fit ``model`` in place on the training split.
 
     Args:
-        model: A compiled Keras model.
+        model: A compiled Keras model, or what ``load_user_model`` makes of one of torch or scikit-learn: of these
+            ``rebuilt.keras_model`` then gives the Keras model to go on with.
         stream: The chunks.
         config: How.
-        callbacks: Keras callbacks.
+        callbacks: Keras callbacks, of a Keras model.
         progress: Told after each pass.
         keeper: Writes checkpoints, and goes on from the one it has; not of a model with a ``fit`` of its own.
 
@@ -53,27 +59,87 @@ def fit(
     import keras
 
     inputs = InputLayout.of(stream.transform, config.inputs)
-    outputs = output_width(model, inputs)
-    found = _checked(model, stream, outputs)
+    found = _checked(model, stream, inputs)
     examples = Examples(
         inputs,
-        encoder(model, stream, outputs),
+        encoder(model, stream, inputs),
         len(stream.manifest.targets),
         weights.class_factors(found, config),
         stream.weighted,
     )
-    learner = KerasLearner(model, examples, callbacks, config.verbose)
+    if is_keras(model):
+        keras_learner = KerasLearner(model, examples, callbacks, config.verbose)
+        keras.utils.set_random_seed(config.seed)
+        if own_fit.has_own_fit(model):
+            return own_fit.train(keras_learner, stream, config, progress or nobody_looks)
+        return train(keras_learner, stream, config, progress, keeper)
+    if callbacks:
+        msg = f"train.callbacks are Keras' own, the model of {model.name} is one of {model.library}: take them out"
+        raise ModelContractError(msg)
+    if why := rebuilt.obstacle(model, inputs):
+        _log.warning("%s; it is trained, and neither evaluated nor exported", why)
     keras.utils.set_random_seed(config.seed)
-    if own_fit.has_own_fit(model):
-        return own_fit.train(learner, stream, config, progress or nobody_looks)
-    return train(learner, stream, config, progress, keeper)
+    return train(_learner(model, examples, stream, config), stream, config, progress, keeper)
 
 
-def encoder(model: Any, stream: ChunkStream, outputs: int) -> Encode:
+def _learner(
+    model: SklearnModel | TorchModel, examples: Examples, stream: ChunkStream, config: TrainConfig
+) -> SklearnLearner | TorchLearner:
+    """The learner of a model of another library."""
+    if isinstance(model, TorchModel):
+        import torch
+
+        torch.manual_seed(config.seed)
+        return TorchLearner(model, examples, classes=not stream.manifest.targets)
+    if examples.weighted and not model.takes_weights:
+        why = (
+            "the classes have weights (train)" if not stream.weighted else "the events have weights (see input.weight)"
+        )
+        msg = (
+            f"{type(model.estimator).__name__} of {model.name} takes no weights in partial_fit, and {why}: "
+            "SGDClassifier and SGDRegressor do"
+        )
+        raise ModelContractError(msg)
+    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else ())
+
+
+def check_answers(model: Any, inputs: InputLayout, labels: Iterable[float]) -> None:
+    """The labels of the files can be learned by the model; nothing is read.
+
+    Raises:
+        ModelContractError: They cannot.
+    """
+    if not isinstance(model, SklearnModel):
+        check_labels(model, labels, _outputs(model, inputs))
+    elif model.is_classifier and (found := sorted(set(labels))) and found != list(range(len(found))):
+        shown = ", ".join(f"{label:g}" for label in found[:8])
+        msg = (
+            f"the labels are {shown}, {type(model.estimator).__name__} takes 0, 1 and so on: give each group its label"
+        )
+        raise ModelContractError(msg)
+
+
+def _outputs(model: Any, inputs: InputLayout) -> int:
+    """K of a model of Keras or torch."""
+    return model.output_width(inputs) if isinstance(model, TorchModel) else output_width(model, inputs)
+
+
+def _classes(stream: ChunkStream) -> int:
+    """Classes that training has events of."""
+    return len(label_counts(stream.manifest.counts()[TRAIN]))
+
+
+def encoder(model: Any, stream: ChunkStream, inputs: InputLayout) -> Encode:
     """How labels become what the loss of the model wants; the targets of a regression are that already."""
     if stream.manifest.targets:
         return _as_they_are
-    return partial(_encoded, model, outputs)
+    if isinstance(model, SklearnModel):
+        return _class_numbers if model.is_classifier else _as_they_are
+    return partial(_encoded, model, _outputs(model, inputs))
+
+
+def _class_numbers(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    return labels.astype("int64")
 
 
 def _as_they_are(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -84,15 +150,13 @@ def _encoded(model: Any, outputs: int, labels: npt.NDArray[np.float32]) -> npt.N
     return encode_targets(model, labels, outputs)
 
 
-def _checked(model: Any, stream: ChunkStream, outputs: int) -> Mapping[float, ClassTotals]:
+def _checked(model: Any, stream: ChunkStream, inputs: InputLayout) -> Mapping[float, ClassTotals]:
     """The totals of the classes in training; {} of a regression, and where neither weights nor factors need them."""
     if not stream.events(TRAIN):
         msg = f"no events are in the training split of {stream.folder}"
         raise ModelContractError(msg)
     if targets := stream.manifest.targets:
-        if len(targets) != outputs:
-            msg = f"the model has {outputs} outputs for {len(targets)} targets ({', '.join(targets)})"
-            raise ModelContractError(msg)
+        _check_targets(model, inputs, targets)
         together = weights.totals((of_batch[1] * 0, of_batch[1]) for of_batch in stream.answers(TRAIN))
         weights.check(together, f"the training split of {stream.folder}")
         return {}
@@ -111,10 +175,21 @@ def _checked(model: Any, stream: ChunkStream, outputs: int) -> Mapping[float, Cl
             "give more events, or another share in chunks.split"
         )
         raise ModelContractError(msg)
-    check_labels(model, {label for labels in by_split.values() for label in labels}, outputs)
+    check_answers(model, inputs, {label for labels in by_split.values() for label in labels})
     found = weights.totals(stream.answers(TRAIN))
     weights.check(found, f"the training split of {stream.folder}")
     return found
+
+
+def _check_targets(model: Any, inputs: InputLayout, targets: Sequence[str]) -> None:
+    named = f"{len(targets)} targets ({', '.join(targets)})"
+    if not isinstance(model, SklearnModel):
+        if len(targets) != (outputs := _outputs(model, inputs)):
+            msg = f"the model has {outputs} outputs for {named}"
+            raise ModelContractError(msg)
+    elif model.is_classifier:
+        msg = f"the model of {model.name} is a classifier, {type(model.estimator).__name__}, for {named}"
+        raise ModelContractError(msg)
 
 
 def weight_remark(found: Mapping[float, ClassTotals]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -71,3 +72,50 @@ def match(state: State, name: str, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         msg = f"the checkpoint is of another model: {name} is {shape}, the model has {np.shape(like)}"
         raise ModelContractError(msg)
     return found
+
+
+@dataclass
+class Tally:
+    """Loss and accuracy of a pass so far, for learners whose library counts none.
+
+    Attributes:
+        events: How many.
+        loss: Sum of the losses of the events, times their weights.
+        right: Events whose class is right; None where there are no classes.
+    """
+
+    events: int = 0
+    loss: float = 0.0
+    right: int | None = None
+
+    def add(self, losses: npt.NDArray[Any], right: npt.NDArray[Any] | None, weights: npt.NDArray[Any] | None) -> None:
+        """Count the events of a batch.
+
+        Args:
+            losses: Of the events, shape (n,).
+            right: Whether the class is right, shape (n,), if there are classes.
+            weights: Shape (n,), if they have any: they count in the loss, as in Keras, and not in the accuracy.
+        """
+        self.events += len(losses)
+        self.loss += float(np.sum(losses if weights is None else losses * weights, dtype=np.float64))
+        if right is not None:
+            self.right = (self.right or 0) + int(np.count_nonzero(right))
+
+    @property
+    def logs(self) -> dict[str, float]:
+        """``loss`` and, where there are classes, ``accuracy``."""
+        if not self.events:
+            return {}
+        logs = {"loss": self.loss / self.events}
+        return logs if self.right is None else {**logs, "accuracy": self.right / self.events}
+
+    def state(self) -> State:
+        """For :meth:`of`."""
+        right = -1 if self.right is None else self.right
+        return {"tally": np.array([self.events, self.loss, right], np.float64)}
+
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """What :meth:`state` gave; ModelContractError if there is none."""
+        events, loss, right = match(state, "tally", np.zeros(3)).tolist()
+        return cls(int(events), loss, None if right < 0 else int(right))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import numpy as np
 
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ModelContractError, reason
+from mlaas_spark.ml.sklearn_learner import SklearnModel
+from mlaas_spark.ml.torch_learner import TorchModel
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
@@ -55,14 +58,17 @@ def load_user_model(
     source_name: str | None = None,
     seed: int | None = None,
 ) -> Any:
-    """The compiled Keras model that the user's ``model(idim)`` or ``model(layout, config)`` gives.
+    """What the user's ``model(idim)`` or ``model(layout, config)`` gives: a compiled Keras model, or one to be wrapped.
+
+    A torch module becomes a :class:`~mlaas_spark.ml.torch_learner.TorchModel`, an estimator of scikit-learn a
+    :class:`~mlaas_spark.ml.sklearn_learner.SklearnModel`.
 
     Args:
         path: The user's Python file; it is run.
         inputs: What events look like: its width, W, is given as ``idim``, or it is itself as ``layout``.
         config: The ``train`` section, given as ``config``.
         source_name: What to call the file in messages.
-        seed: Seeds Python, numpy and TensorFlow before the model is made.
+        seed: Seeds Python, numpy, TensorFlow and, if it is there, torch before the model is made.
 
     Raises:
         ModelContractError: The file cannot be run, has no function ``model``, or gives something that cannot be
@@ -92,14 +98,53 @@ def load_user_model(
             raise ModelContractError(msg)
         try:
             with file.neighbours():
+                if seed is not None:
+                    _seed_torch(seed)
                 model = function(*arguments)
         except (Exception, SystemExit) as error:
             given = f"{inputs.width}" if len(arguments) == 1 else "layout, config"
             msg = f"{_FUNCTION}({given}) failed: {file.explain(error)}{_spelling(str(error))}"
             raise ModelContractError(msg) from error
+        if (
+            wrapped := _of_other_library(model, function.__globals__, inputs, config or TrainConfig(), name)
+        ) is not None:
+            return wrapped
         outputs = _check(model, inputs, name)
+        if config is not None and (config.loss or config.optimizer):
+            msg = "train.loss and train.optimizer are for models of torch: a Keras model has them from compile"
+            raise ModelContractError(msg)
         _warn_if_constant(model, inputs, outputs, name)
     return model
+
+
+def is_keras(model: Any) -> bool:
+    """Whether it is no model of another library."""
+    return not isinstance(model, SklearnModel | TorchModel)
+
+
+def _of_other_library(
+    model: Any, namespace: Mapping[str, Any], inputs: InputLayout, config: TrainConfig, name: str
+) -> SklearnModel | TorchModel | None:
+    """A model of scikit-learn or torch, wrapped; None of anything else."""
+    torch, base = sys.modules.get("torch"), sys.modules.get("sklearn.base")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        wrapped = TorchModel.of(model, namespace, config, name)
+        wrapped.output_width(inputs)
+        return wrapped
+    if base is None or not isinstance(model, base.BaseEstimator):
+        return None
+    if config.loss or config.optimizer or config.learning_rate:
+        msg = (
+            "train.loss, optimizer and learning_rate are not for estimators of scikit-learn: they are arguments of them"
+        )
+        raise ModelContractError(msg)
+    return SklearnModel.of(model, inputs, name)
+
+
+def _seed_torch(seed: int) -> None:
+    """Only where the user's file has imported it: it takes seconds."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
 
 
 def load_saved_model(path: str | Path, user_file: str | Path | None) -> Any:
@@ -230,7 +275,10 @@ def _check(model: Any, inputs: InputLayout, name: str) -> int:
     import keras
 
     if not isinstance(model, keras.Model):
-        msg = f"{_FUNCTION} of {name} returned a {type(model).__name__}, not a Keras model"
+        msg = (
+            f"{_FUNCTION} of {name} returned a {type(model).__name__}, not a Keras model, and not one of torch or "
+            "scikit-learn"
+        )
         raise ModelContractError(msg)
     if not model.compiled:
         msg = f"the model of {name} is not compiled: call model.compile(loss=..., optimizer=...) before returning it"

@@ -270,3 +270,10 @@ def test_target_size_is_bytes_or_a_number_with_its_unit(text: str | int | None, 
 def test_target_size_of_no_size_is_refused(text: object) -> None:
     with pytest.raises(ConfigError, match=r"convert\.target_size"):
         resolve({"convert": {"target_size": text}})
+
+
+def test_loss_and_optimizer_of_a_torch_model_are_one_name_each() -> None:
+    train = resolve({"train": {"loss": "MSELoss", "optimizer": {"Adam": {"lr": 0.01}}}}).train
+    assert (train.loss, train.optimizer) == ({"MSELoss": {}}, {"Adam": {"lr": 0.01}})
+    with pytest.raises(ConfigError, match=r"train\.optimizer: give one name with its settings"):
+        resolve({"train": {"optimizer": {"Adam": {}, "SGD": {}}}})

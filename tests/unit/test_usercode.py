@@ -44,6 +44,10 @@ BAD = [
     ("import json\njson.loads('{')\n", r"my-model\.py, line 2: JSONDecodeError"),
     ("import sys\nsys.exit(3)\n", r"my-model\.py, line 2: SystemExit: 3$"),
     (
+        "import os\nfrom MLaaS4HEP.jarray.pytorch import JaggedArrayLinear\n",
+        r"line 2: imports MLaaS4HEP.*: write 'from mlaas_spark\.ml\.jagged_linear import JaggedArrayLinear' in its",
+    ),
+    (
         "from MLaaS4HEP.reader import parse\n",
         r"imports MLaaS4HEP.*: mlaas_spark does not need it, take that import out$",
     ),
