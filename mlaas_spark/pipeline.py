@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.ml.bundle import Contents
     from mlaas_spark.ml.checkpoint import Keeper
+    from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.plan import Plan
     from mlaas_spark.runs import Journal, Work
     from mlaas_spark.serving.alias import Alias
@@ -347,8 +348,9 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     # first of all what keeps TensorFlow quiet, which the user's file is about to import
     from mlaas_spark.ml.callbacks import set_learning_rate
     from mlaas_spark.ml.checkpoint import Keeper
+    from mlaas_spark.ml.fit import check_answers
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import check_labels, load_user_model, output_width
+    from mlaas_spark.ml.model import load_user_model
 
     checkpoints = _checkpoints(config, place)
     if config.export.onnx:
@@ -369,7 +371,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         model = load_user_model(str(config.train.model), inputs, config.train, seed=config.train.seed)
         labels = {file.label for file in events.plan.files if file.label is not None}
         if labels and not config.input.label and not config.input.targets:
-            check_labels(model, labels, output_width(model, inputs))
+            check_answers(model, inputs, labels)
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
@@ -459,6 +461,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             model, stream, config.train, callbacks=called, progress=_told(journal), keeper=fitting.keeper
         )
         stage.events = stream.events("train") * config.train.epochs
+    model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
         names = class_names(config)
@@ -566,6 +569,28 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         saved=place.save_as,
         archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
+
+
+def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:
+    """The Keras model to go on with; of another library's model what it has learned is kept beside it.
+
+    Raises:
+        ExportError: There is none; then what was learned is in the file ``kept``.
+    """
+    from mlaas_spark.ml import rebuilt
+    from mlaas_spark.ml.model import is_keras
+
+    if is_keras(model):
+        return model
+    content = rebuilt.to_npz(model)
+    try:
+        made = rebuilt.keras_model(model, stream, config.train)
+    except ExportError as error:
+        storage.write_atomic(kept, content)
+        msg = f"{error}; what it has learned is in {kept}, see docs/models.md"
+        raise ExportError(msg) from error
+    (work / rebuilt.FILE).write_bytes(content)
+    return made
 
 
 def _written_by_callbacks(fitting: _Fitting, work: Path) -> Path:
