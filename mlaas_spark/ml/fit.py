@@ -52,21 +52,30 @@ def fit(
     """
     import keras
 
-    inputs = InputLayout.of(stream.transform, config.inputs)
-    outputs = output_width(model, inputs)
-    found = _checked(model, stream, outputs)
-    examples = Examples(
-        inputs,
-        encoder(model, stream, outputs),
-        len(stream.manifest.targets),
-        weights.class_factors(found, config),
-        stream.weighted,
-    )
-    learner = KerasLearner(model, examples, callbacks, config.verbose)
+    learner = KerasLearner(model, checked_examples(model, stream, config), callbacks, config.verbose)
     keras.utils.set_random_seed(config.seed)
     if own_fit.has_own_fit(model):
         return own_fit.train(learner, stream, config, progress or nobody_looks)
     return train(learner, stream, config, progress, keeper)
+
+
+def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Examples:
+    """The examples of a training.
+
+    Raises:
+        ModelContractError: Labels, weights and model do not fit together.
+        ChunkError: The chunks cannot be read.
+    """
+    outputs = output_width(model, InputLayout.of(stream.transform, config.inputs))
+    found = _checked(model, stream, outputs)
+    return examples_of(model, stream, config, weights.class_factors(found, config))
+
+
+def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: Mapping[float, float]) -> Examples:
+    """Examples of which all that :func:`checked_examples` checks is known to be right."""
+    inputs = InputLayout.of(stream.transform, config.inputs)
+    encode = encoder(model, stream, output_width(model, inputs))
+    return Examples(inputs, encode, len(stream.manifest.targets), factors, stream.weighted)
 
 
 def encoder(model: Any, stream: ChunkStream, outputs: int) -> Encode:
