@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import threading
 import uuid
 from contextlib import contextmanager
@@ -20,10 +21,11 @@ from mlaas_spark.ml.fit import checked_examples
 from mlaas_spark.ml.keras_learner import KerasLearner
 from mlaas_spark.ml.parallel_learner import check_parallel
 from mlaas_spark.ml.train import History, nobody_looks
-from mlaas_spark.ml.worker import END, ROWS, START, Job, Launch, packed, unpacked
+from mlaas_spark.ml.worker import END, FILES, ROWS, START, Job, Launch, packed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mlaas_spark.config import TrainConfig
     from mlaas_spark.ml.checkpoint import Keeper
@@ -48,6 +50,7 @@ def fit(
     *,
     progress: Progress | None = None,
     keeper: Keeper | None = None,
+    files: Path | None = None,
 ) -> History:
     """Fit ``model`` in place on the training split, by ``config.workers`` workers.
 
@@ -61,6 +64,7 @@ def fit(
         together: Starts the workers.
         progress: Told after each pass.
         keeper: Where worker 0 writes checkpoints, and what to go on from.
+        files: A folder for what the callbacks of worker 0 write.
 
     Raises:
         ModelContractError: Labels, weights and model do not fit together, the model fails, the loss is not a number, or
@@ -74,13 +78,16 @@ def fit(
     learner = KerasLearner(model, examples)
     keras.utils.set_random_seed(config.seed)
     learner.begin(0)
-    with _folder(stream.folder) as folder:
+    with _folder(stream.folder) as folder, _kept(keeper):
         storage.write_atomic(storage.join(folder, START), packed(learner.state()))
         job = Job.of(stream, config, file, examples.factors, folder, keeper)
         with _watched(storage.join(folder, ROWS), progress or nobody_looks):
             answers = together(config.workers, Launch(job.to_json(), config.patience))
         answer = json.loads(answers[0])
         content = storage.read_bytes(storage.join(folder, END))
+        if files and storage.exists(written := storage.join(folder, FILES)):
+            with storage.local_copy(written) as copy:
+                shutil.copytree(copy, files, dirs_exist_ok=True)
     if hashlib.sha256(content).hexdigest() != answer["sha256"]:
         msg = f"the weights in {folder} are not those that worker 0 has written: its disk is not the driver's"
         raise ModelContractError(msg)
@@ -100,6 +107,19 @@ def _folder(chunks: str) -> Iterator[str]:
             storage.remove(folder)
         except (UnreadableInputError, UnwritableOutputError) as error:  # which hides no error that led here
             _log.warning("%s is left, remove it: %s", folder, error.why)
+
+
+@contextmanager
+def _kept(keeper: Keeper | None) -> Iterator[None]:
+    """Another process writes the checkpoints, into a folder that is there so that it can see whether it sees it."""
+    if keeper is None:
+        yield
+        return
+    storage.make_folder(keeper.checkpoints.folder)
+    try:
+        yield
+    finally:
+        keeper.written = keeper.written or bool(keeper.checkpoints.names())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.learner import State
     from mlaas_spark.ml.stream import ChunkStream
 
-START, ROWS, END = "start.npz", "rows.json", "end.npz"
+START, ROWS, END, FILES = "start.npz", "rows.json", "end.npz", "files"
 """Files in the folder that the workers and the driver share."""
 
 _END_S = 30.0
@@ -280,7 +281,7 @@ def work(job: Job, group: Group) -> dict[str, Any]:
     """
     import keras
 
-    from mlaas_spark.ml.checkpoint import Keeper
+    from mlaas_spark.ml.callbacks import of_config, of_file, set_learning_rate
     from mlaas_spark.ml.fit import examples_of
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.model import load_user_model
@@ -288,40 +289,61 @@ def work(job: Job, group: Group) -> dict[str, Any]:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import nobody_looks, train
 
-    name = group.names[group.rank]
-    for place in (storage.join(job.chunks, MANIFEST), storage.join(job.folder, START)):
-        if not storage.exists(place):
-            msg = f"{name} cannot see {place}: chunks.folder must be on storage that all executors reach, as HDFS"
+    name, first = group.names[group.rank], group.rank == 0
+    places = [
+        storage.join(job.chunks, MANIFEST),
+        storage.join(job.folder, START),
+        *([job.checkpoints] if first else []),
+    ]
+    for place in places:
+        if place is not None and not storage.exists(place):
+            msg = f"{name} cannot see {place}: runs and chunks.folder must be on storage that executors reach, as HDFS"
             raise ChunkError(msg)
     config = TrainConfig.model_validate(job.config)
     transform = FeatureTransform.from_json(job.transform)
     opened = ChunkStream.open(job.chunks, transform, config.batch_size, config.threads, config.dealt)
     stream = opened.of_worker(group.rank, group.size)
-    inputs = InputLayout.of(transform, config.inputs)
-    model = load_user_model(UserFile(job.path, job.source), inputs, config, seed=config.seed)
-    examples = examples_of(model, stream, config, dict(job.factors))
+    file = UserFile(job.path, job.source)
+    model = load_user_model(file, InputLayout.of(transform, config.inputs), config, seed=config.seed)
+    set_learning_rate(model, config)
+    keeper = _keeper(job, config, name) if first else _follower(job, config, name)
     start = unpacked(storage.read_bytes(storage.join(job.folder, START)))
-    learner = ParallelLearner(model, examples, group, start)
-    keeper = None
-    if job.checkpoints is not None:
-        # all of them go on from it, worker 0 alone writes
-        when = config.checkpoint if group.rank == 0 else config.checkpoint.model_copy(update=_NEVER)
-        keeper = Keeper.of(job.checkpoints, job.identity, when, resume=job.step is not None)
-        found = keeper.resumed.position.step if keeper.resumed else None
-        if found != job.step:
-            msg = f"{name} finds the checkpoint of step {found} in {job.checkpoints}, the driver that of {job.step}"
-            raise ModelContractError(msg)
-    keras.utils.set_random_seed(config.seed)
-    tell = partial(_tell, storage.join(job.folder, ROWS), []) if group.rank == 0 else nobody_looks
-    history = train(learner, stream, config, tell, keeper)
-    if group.rank:
-        return {}
+    with tempfile.TemporaryDirectory() as written:
+        # of all workers' callbacks those of the first write for the user: beside its checkpoints, if these are near
+        near = storage.local_path(job.checkpoints) if first and job.checkpoints else None
+        called = [*of_config(config.callbacks, near / "files" if near else Path(written)), *of_file(file)]
+        examples = examples_of(model, stream, config, dict(job.factors))
+        learner = ParallelLearner(model, examples, group, start, called)
+        keras.utils.set_random_seed(config.seed)
+        tell = partial(_tell, storage.join(job.folder, ROWS), []) if first else nobody_looks
+        history = train(learner, stream, config, tell, keeper)
+        if not first:
+            return {}
+        if any(Path(written).iterdir()):
+            storage.upload(Path(written), storage.join(job.folder, FILES))
     content = packed(learner.state())
     storage.write_atomic(storage.join(job.folder, END), content)
     return {"rows": list(history.rows), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-_NEVER = {"steps": None, "seconds": None}
+def _keeper(job: Job, config: TrainConfig, name: str) -> Keeper | None:
+    """Of the first worker: it writes checkpoints, and goes on from the one that the driver has found."""
+    from mlaas_spark.ml.checkpoint import Keeper
+
+    if job.checkpoints is None:
+        return None
+    keeper = Keeper.of(job.checkpoints, job.identity, config.checkpoint, resume=job.step is not None)
+    found = keeper.resumed.position.step if keeper.resumed else None
+    if found != job.step:
+        msg = f"{name} finds the checkpoint of step {found} in {job.checkpoints}, the driver that of {job.step}"
+        raise ModelContractError(msg)
+    return keeper
+
+
+def _follower(job: Job, config: TrainConfig, name: str) -> Keeper | None:
+    """Of the others: they go on from the same one, and write none."""
+    never = {"checkpoint": config.checkpoint.model_copy(update={"steps": None, "seconds": None})}
+    return _keeper(job, config.model_copy(update=never), name) if job.step is not None else None
 
 
 def _tell(url: str, told: list[Any], done: int, total: int, row: Mapping[str, float]) -> None:
