@@ -460,11 +460,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
     )
     with journal.stage("train") as stage:
-        files = _written_by_callbacks(fitting, work)
+        beside = _written_by_callbacks(fitting, work)
         if config.train.workers > 1:
-            history = _fitted_together(config, journal, stream, fitting, files)
+            history = _fitted_together(config, journal, stream, fitting, beside)
         else:
-            called = callbacks.of_config(fitting.callbacks, files)
+            called = callbacks.of_config(fitting.callbacks, beside)
             called += callbacks.of_file(Path(str(config.train.model)))
             history = training.fit(
                 model, stream, config.train, callbacks=called, progress=_told(journal), keeper=fitting.keeper

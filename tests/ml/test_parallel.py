@@ -130,7 +130,7 @@ MODEL = """
         ])
         net.compile(
             loss="binary_crossentropy", optimizer=keras.optimizers.Adam(0.01, clipnorm=0.5),
-            metrics=["accuracy"], weighted_metrics=[keras.metrics.AUC()],
+            metrics=["accuracy"], weighted_metrics=[keras.metrics.AUC(name="auc")],
         )
         return net
 
