@@ -118,6 +118,10 @@ def _kept(keeper: Keeper | None) -> Iterator[None]:
     storage.make_folder(keeper.checkpoints.folder)
     try:
         yield
+    except BaseException:
+        if not keeper.checkpoints.names():
+            keeper.checkpoints.remove()
+        raise
     finally:
         keeper.written = keeper.written or bool(keeper.checkpoints.names())
 
