@@ -445,9 +445,8 @@ def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
 
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
-    from mlaas_spark.ml import callbacks, savedmodel, tracking
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml import fit as training
+    from mlaas_spark.ml import savedmodel, tracking
     from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
@@ -460,15 +459,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
     )
     with journal.stage("train") as stage:
-        beside = _written_by_callbacks(fitting, work)
-        if config.train.workers > 1:
-            history = _fitted_together(config, journal, stream, fitting, beside)
-        else:
-            called = callbacks.of_config(fitting.callbacks, beside)
-            called += callbacks.of_file(Path(str(config.train.model)))
-            history = training.fit(
-                model, stream, config.train, callbacks=called, progress=_told(journal), keeper=fitting.keeper
-            )
+        history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
@@ -597,17 +588,20 @@ def _check_together(config: Config, model: Any, spark: SparkSession) -> None:
     check_slots(spark, config.train.workers)
 
 
-def _fitted_together(config: Config, journal: Journal, stream: ChunkStream, fitting: _Fitting, files: Path) -> History:
-    """Train by workers on the executors, at once; what callbacks write comes into the folder ``files``."""
-    from mlaas_spark.ml import parallel
+def _fitted(config: Config, journal: Journal, stream: ChunkStream, fitting: _Fitting, files: Path) -> History:
+    """Train here, or by workers on the executors; what callbacks write comes into the folder ``files``."""
+    from mlaas_spark.ml import callbacks, parallel
+    from mlaas_spark.ml import fit as training
     from mlaas_spark.spark.barrier import together
     from mlaas_spark.spark.session import session
 
+    model, keeper, progress = fitting.model, fitting.keeper, _told(journal)
+    if config.train.workers == 1:
+        called = callbacks.of_config(fitting.callbacks, files) + callbacks.of_file(Path(str(config.train.model)))
+        return training.fit(model, stream, config.train, callbacks=called, progress=progress, keeper=keeper)
     user = UserFile.read(str(config.train.model), ModelContractError)
     start = partial(together, session(config.spark, config.name))
-    return parallel.fit(
-        fitting.model, stream, config.train, user, start, progress=_told(journal), keeper=fitting.keeper, files=files
-    )
+    return parallel.fit(model, stream, config.train, user, start, progress=progress, keeper=keeper, files=files)
 
 
 def class_names(config: Config) -> tuple[str, ...]:
