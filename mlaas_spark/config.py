@@ -301,6 +301,24 @@ class TrainConfig(_Section):
     seed: int = Field(default=1, ge=0, lt=2**31)
     threads: int = Field(default=2, ge=1, le=64)
     verbose: int = Field(default=0, ge=0, le=2)
+    workers: int = Field(default=1, ge=1, le=1024)
+    shards: int | None = Field(default=None, ge=1, le=1024)
+    patience: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+
+    @property
+    def dealt(self) -> int:
+        """In how many shards the events of a pass are dealt."""
+        return self.shards or self.workers
+
+    @model_validator(mode="after")
+    def _shards_for_all(self) -> Self:
+        if self.dealt < self.workers:
+            msg = f"{self.workers} workers need a shard each, shards is {self.shards}"
+            raise ValueError(msg)
+        if self.dealt > self.batch_size:
+            msg = f"a batch of {self.batch_size} events cannot be dealt to {self.dealt} shards: raise batch_size"
+            raise ValueError(msg)
+        return self
 
     @field_validator("callbacks", mode="before")
     @classmethod

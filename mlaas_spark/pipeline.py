@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase as fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.bundle import Contents
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.ml.train import History
     from mlaas_spark.plan import Plan
     from mlaas_spark.runs import Journal, Work
     from mlaas_spark.serving.alias import Alias
@@ -372,6 +374,8 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         labels = {file.label for file in events.plan.files if file.label is not None}
         if labels and not config.input.label and not config.input.targets:
             check_answers(model, inputs, labels)
+        if config.train.workers > 1:
+            _check_together(config, model, spark)
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
@@ -419,8 +423,8 @@ def _checkpoints(config: Config, place: _Place) -> str:
 
 def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]:
     """What trains on what, for checkpoints: all that changes the weights."""
-    free = {"model", "checkpoint", "threads", "verbose", "mlflow"}
-    settings = config.train.model_dump(mode="json", exclude=free)
+    free = {"model", "checkpoint", "threads", "verbose", "mlflow", "workers", "patience"}
+    settings = {**config.train.model_dump(mode="json", exclude=free), "shards": config.train.dealt}
     return {
         "data set": data.manifest.content_digest[:12],
         "features": data.transform.digest()[:12],
@@ -442,9 +446,8 @@ def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
 
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
-    from mlaas_spark.ml import callbacks, savedmodel, tracking
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml import fit as training
+    from mlaas_spark.ml import savedmodel, tracking
     from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
@@ -453,13 +456,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     work, manifest, model = place.work.path, data.manifest, fitting.model
     digest = manifests.request_digest([config.digest(), data.plan.digest()])
     name = f"{place.started:%Y%m%dT%H%M%SZ}-{digest[:12]}"
-    stream = ChunkStream.open(data.folder, data.transform, config.train.batch_size, config.train.threads)
+    stream = ChunkStream.open(
+        data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
+    )
     with journal.stage("train") as stage:
-        called = callbacks.of_config(fitting.callbacks, _written_by_callbacks(fitting, work))
-        called += callbacks.of_file(Path(str(config.train.model)))
-        history = training.fit(
-            model, stream, config.train, callbacks=called, progress=_told(journal), keeper=fitting.keeper
-        )
+        history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
@@ -600,6 +601,31 @@ def _written_by_callbacks(fitting: _Fitting, work: Path) -> Path:
         return work
     (local / "files").mkdir(parents=True, exist_ok=True)
     return local / "files"
+
+
+def _check_together(config: Config, model: Any, spark: SparkSession) -> None:
+    """Workers can train the model, and there is room for them: said before anything else is done."""
+    from mlaas_spark.ml.parallel_learner import check_parallel
+    from mlaas_spark.spark.barrier import check_slots
+
+    check_parallel(model)
+    check_slots(spark, config.train.workers)
+
+
+def _fitted(config: Config, journal: Journal, stream: ChunkStream, fitting: _Fitting, files: Path) -> History:
+    """Train here, or by workers on the executors; what callbacks write comes into the folder ``files``."""
+    from mlaas_spark.ml import callbacks, parallel
+    from mlaas_spark.ml import fit as training
+    from mlaas_spark.spark.barrier import together
+    from mlaas_spark.spark.session import session
+
+    model, keeper, progress = fitting.model, fitting.keeper, _told(journal)
+    if config.train.workers == 1:
+        called = callbacks.of_config(fitting.callbacks, files) + callbacks.of_file(Path(str(config.train.model)))
+        return training.fit(model, stream, config.train, callbacks=called, progress=progress, keeper=keeper)
+    user = UserFile.read(str(config.train.model), ModelContractError)
+    start = partial(together, session(config.spark, config.name))
+    return parallel.fit(model, stream, config.train, user, start, progress=progress, keeper=keeper, files=files)
 
 
 def class_names(config: Config) -> tuple[str, ...]:

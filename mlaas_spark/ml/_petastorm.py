@@ -42,8 +42,8 @@ _WAIT_S = 0.05  # how often a waiting thread looks whether the stream was closed
 _constructing = threading.Lock()  # warnings.catch_warnings is not safe between threads
 
 
-def check_footer(filesystem: Any, path: str) -> int:
-    """Rows of a Parquet file, after a look at its footer.
+def check_footer(filesystem: Any, path: str) -> tuple[int, ...]:
+    """Rows of each row group of a Parquet file, after a look at its footer.
 
     Raises:
         ChunkError: It cannot be read, or holds metadata that petastorm would unpickle.
@@ -57,7 +57,7 @@ def check_footer(filesystem: Any, path: str) -> int:
     if planted := [key for key in metadata.metadata or {} if key.startswith(_PLANTED_KEYS)]:
         msg = f"{path} holds pickled petastorm metadata ({planted[0].decode()}), which could run code: not opened"
         raise ChunkError(msg)
-    return int(metadata.num_rows)
+    return tuple(int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups))
 
 
 def read_row_groups(
@@ -66,6 +66,7 @@ def read_row_groups(
     columns: Sequence[str],
     decode: Callable[[pa.RecordBatch, int, int], T],
     threads: int,
+    wanted: Callable[[int, int], bool] | None = None,
 ) -> Generator[T, None, None]:
     """``decode(events, file index, row group)`` of every row group, in the order of ``paths``, whatever the threads.
 
@@ -77,13 +78,14 @@ def read_row_groups(
         columns: Columns to read.
         decode: Called in worker threads.
         threads: Worker threads.
+        wanted: ``wanted(file index, row group)``: whether to read it; None reads all.
 
     Raises:
         ChunkError: A row group cannot be read or decoded; file and row group are named.
     """
     if not paths:
         return
-    job = _Job(tuple(columns), decode)
+    job = _Job(tuple(columns), decode, wanted)
     with _constructing, _quiet_constructor():
         try:
             reader = Reader(
@@ -133,6 +135,7 @@ class _Job:
 
     columns: tuple[str, ...]
     decode: Callable[[pa.RecordBatch, int, int], Any]
+    wanted: Callable[[int, int], bool] | None = None
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, worker_id: int, publish: Callable[[Any], None], args: Sequence[Any]) -> _Worker:
@@ -202,10 +205,12 @@ class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
         self.publish_func(_Outcome(piece_index, values, failure, self._slots))
 
     def _read(self, path: str, row_group: int) -> tuple[Any, ...]:
+        file = self._files.paths.index(path)
+        if self._job.wanted is not None and not self._job.wanted(file, row_group):
+            return ()
         if self._open is None or self._open[0] != path:
             self._open = (path, pq.ParquetFile(self._files.open(path)))
         table = self._open[1].read_row_group(row_group, columns=list(self._job.columns), use_threads=False)
-        file = self._files.paths.index(path)
         return tuple(self._job.decode(batch, file, row_group) for batch in table.combine_chunks().to_batches())
 
 

@@ -53,7 +53,7 @@ def _placed(name: str, settings: Mapping[str, Any], folder: Path) -> dict[str, s
     return placed
 
 
-def of_file(path: Path) -> list[Any]:
+def of_file(path: Path | UserFile) -> list[Any]:
     """The callbacks of the user's model file: its ``callbacks``, a list or a function that gives one.
 
     Raises:
@@ -61,7 +61,7 @@ def of_file(path: Path) -> list[Any]:
     """
     import keras
 
-    file = UserFile.read(path, ModelContractError)
+    file = path if isinstance(path, UserFile) else UserFile.read(path, ModelContractError)
     found = file.value(_FUNCTION, ModelContractError)
     if callable(found):
         try:
@@ -72,7 +72,7 @@ def of_file(path: Path) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list | tuple) or not all(isinstance(item, keras.callbacks.Callback) for item in found):
-        msg = f"{_FUNCTION} of {path} is no list of Keras callbacks, nor a function that gives one"
+        msg = f"{_FUNCTION} of {file.path} is no list of Keras callbacks, nor a function that gives one"
         raise ModelContractError(msg)
     return list(found)
 

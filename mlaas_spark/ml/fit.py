@@ -58,15 +58,7 @@ def fit(
     """
     import keras
 
-    inputs = InputLayout.of(stream.transform, config.inputs)
-    found = _checked(model, stream, inputs)
-    examples = Examples(
-        inputs,
-        encoder(model, stream, inputs),
-        len(stream.manifest.targets),
-        weights.class_factors(found, config),
-        stream.weighted,
-    )
+    examples = checked_examples(model, stream, config)
     if is_keras(model):
         keras_learner = KerasLearner(model, examples, callbacks, config.verbose)
         keras.utils.set_random_seed(config.seed)
@@ -76,10 +68,27 @@ def fit(
     if callbacks:
         msg = f"train.callbacks are Keras' own, the model of {model.name} is one of {model.library}: take them out"
         raise ModelContractError(msg)
-    if why := rebuilt.obstacle(model, inputs):
+    if why := rebuilt.obstacle(model, examples.inputs):
         _log.warning("%s; it is trained, and neither evaluated nor exported", why)
     keras.utils.set_random_seed(config.seed)
     return train(_learner(model, examples, stream, config), stream, config, progress, keeper)
+
+
+def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Examples:
+    """The examples of a training.
+
+    Raises:
+        ModelContractError: Labels, weights and model do not fit together.
+        ChunkError: The chunks cannot be read.
+    """
+    found = _checked(model, stream, InputLayout.of(stream.transform, config.inputs))
+    return examples_of(model, stream, config, weights.class_factors(found, config))
+
+
+def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: Mapping[float, float]) -> Examples:
+    """Examples of which all that :func:`checked_examples` checks is known to be right."""
+    inputs = InputLayout.of(stream.transform, config.inputs)
+    return Examples(inputs, encoder(model, stream, inputs), len(stream.manifest.targets), factors, stream.weighted)
 
 
 def _learner(

@@ -110,18 +110,22 @@ class KerasLearner:
         if not first:
             model.reset_metrics()
         self._callbacks.on_epoch_begin(epoch)
-        logs: Logs = _numbers(model.get_metrics_result()) if first else {}
+        logs: Logs = as_numbers(model.get_metrics_result()) if first else {}
         self._source = batches
         iterator = iter(self._dataset)
         for batch in range(first, count):
             self._callbacks.on_train_batch_begin(batch)
             with self._told(f"epoch {epoch}, batch {batch}"), known_remarks():
-                logs = _numbers(model.train_function(iterator))
+                logs = as_numbers(model.train_function(iterator))
             self._callbacks.on_train_batch_end(batch, logs)
             after(batch, logs)
-            if model.stop_training:
+            if self._leaves():
                 break
         return logs
+
+    def _leaves(self) -> bool:
+        """Whether a pass ends after this batch."""
+        return self.stopped
 
     def judge(self, batches: Iterable[Batch]) -> Logs:
         """Loss and metrics of batches, as ``Model.evaluate``."""
@@ -132,8 +136,13 @@ class KerasLearner:
         logs: Logs = {}
         with self._told("validation"), known_remarks():
             for batch in self._dataset:
-                logs = _numbers(model.test_function(iter([batch])))
+                logs = as_numbers(model.test_function(iter([batch])))
+        logs = self._judged(logs)
         self._callbacks.on_test_end(logs)
+        return logs
+
+    def _judged(self, logs: Logs) -> Logs:
+        """The metrics of all batches that were judged, from those of the batches that were judged here."""
         return logs
 
     def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
@@ -212,5 +221,6 @@ class KerasLearner:
                 callback.best_weights = [state[name] for name in weights]
 
 
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+def as_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain numbers."""
     return {name: float(np.asarray(value)) for name, value in logs.items()}

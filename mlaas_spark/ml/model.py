@@ -51,7 +51,7 @@ _KNOWN_REMARKS = (
 
 
 def load_user_model(
-    path: str | Path,
+    path: str | Path | UserFile,
     inputs: InputLayout,
     config: TrainConfig | None = None,
     *,
@@ -64,7 +64,7 @@ def load_user_model(
     :class:`~mlaas_spark.ml.sklearn_learner.SklearnModel`.
 
     Args:
-        path: The user's Python file; it is run.
+        path: The user's Python file, or its text; it is run.
         inputs: What events look like: its width, W, is given as ``idim``, or it is itself as ``layout``.
         config: The ``train`` section, given as ``config``.
         source_name: What to call the file in messages.
@@ -74,8 +74,8 @@ def load_user_model(
         ModelContractError: The file cannot be run, has no function ``model``, or gives something that cannot be
             trained on (n, W) and scored as (n, K).
     """
-    file = UserFile.read(path, ModelContractError)
-    name = source_name or str(path)
+    file = path if isinstance(path, UserFile) else UserFile.read(path, ModelContractError)
+    name = source_name or (file.path if isinstance(path, UserFile) else str(path))
     import keras
 
     if keras.backend.backend() != "tensorflow":

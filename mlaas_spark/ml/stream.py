@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from mlaas_spark.mixing import SPLITS
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -67,6 +67,30 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a shard has of a pass: the events [start, stop) of its order, ``size`` of them in a batch."""
+
+    start: int
+    stop: int
+    size: int
+
+    @property
+    def batches(self) -> int:
+        """How many it has; the last may be shorter."""
+        return math.ceil((self.stop - self.start) / self.size)
+
+
+def shares(events: int, batch_size: int, shards: int) -> list[Share]:
+    """A pass over so many events, dealt to shards: each has its part of a batch, and as large a part of the pass.
+
+    ``batch_size`` is at least ``shards``; parts of a batch differ by one event at the most.
+    """
+    sizes = [(batch_size + shards - 1 - shard) // shards for shard in range(shards)]
+    edges = [events * before // batch_size for before in itertools.accumulate(sizes, initial=0)]
+    return [Share(start, stop, size) for start, stop, size in zip(edges, edges[1:], sizes, strict=False)]
+
+
 @dataclass(frozen=True)
 class ChunkStream:
     """A chunk data set as it is given to training.
@@ -78,6 +102,9 @@ class ChunkStream:
         batch_size: Events in a batch; only the last batch of a pass may have fewer.
         threads: Threads that read and transform. The order of events does not depend on them.
         buffers: Where matrices come from; what one epoch let go of, the next uses.
+        row_groups: Events of each row group of each file, by its path.
+        shards: In how many parts each pass and each of its batches is dealt, see :func:`shares`.
+        mine: The shards that this process reads; None for all of them.
     """
 
     folder: str
@@ -86,9 +113,12 @@ class ChunkStream:
     batch_size: int
     threads: int = 2
     buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
+    row_groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    shards: int = 1
+    mine: tuple[int, ...] | None = None
 
     @classmethod
-    def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2) -> Self:
+    def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2, shards: int = 1) -> Self:
         """The chunk data set in ``folder``, its files checked against the manifest.
 
         Raises:
@@ -100,9 +130,17 @@ class ChunkStream:
             msg = f"{folder} holds {manifest.layout}, not chunks: make them with mlaas-spark chunks"
             raise ChunkError(msg)
         manifests.check_files(folder, manifest)
-        _check_not_planted(folder, manifest)
+        row_groups = _check_not_planted(folder, manifest)
         _check_transform(folder, manifest, transform)
-        return cls(folder, manifest, transform, batch_size, threads)
+        return cls(folder, manifest, transform, batch_size, threads, row_groups=row_groups, shards=shards)
+
+    def of_worker(self, worker: int, workers: int) -> Self:
+        """As one of several workers reads it, which have the shards between them."""
+        return replace(self, mine=tuple(range(worker, self.shards, workers)))
+
+    def whole(self) -> Self:
+        """As one worker alone reads it."""
+        return replace(self, mine=None)
 
     @property
     def width(self) -> int:
@@ -118,13 +156,18 @@ class ChunkStream:
         """Events of a split, in one chunk or in all."""
         return sum(file.rows for file in self.manifest.of(split, chunk))
 
+    def steps(self, split: str, chunk: int | None = None) -> int:
+        """Batches of a pass; as long as one shard has events, there is one more."""
+        return max(share.batches for share in shares(self.events(split, chunk), self.batch_size, self.shards))
+
     def batches(
         self, split: str, *, chunk: int | None = None, seed: int | None = None, epoch: int = 0, start: int = 0
     ) -> Generator[Batch, None, None]:
         """Every event of the split (or of one of its chunks) once, in batches of ``batch_size``.
 
         Without a seed in the manifest's order. With one, files are in an order that depends on (seed, epoch) alone,
-        and so are the events within each row group.
+        and so are the events within each row group. This order is dealt to the shards; a batch holds the part of each
+        shard that is ``mine``, and where these have no events any more the batches end.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
@@ -140,20 +183,26 @@ class ChunkStream:
         order = list(range(len(files)))
         if seed is not None:
             order = [int(index) for index in np.random.default_rng([seed, epoch]).permutation(len(files))]
-        seen, left_out = 0, start * self.batch_size
-        while order and seen + files[order[0]].rows <= left_out:
-            seen += files[order.pop(0)].rows
+        rows = [files[index].rows for index in order]
+        every = shares(sum(rows), self.batch_size, self.shards)
+        mine = every if self.mine is None else [every[shard] for shard in self.mine]
         shuffle = None if seed is None else (seed, epoch)
-        with closing(self._row_groups([files[index].path for index in order], order, shuffle)) as all_row_groups:
-            row_groups = _without_first(all_row_groups, left_out - seen)
-            seen = min(left_out, self.events(split, chunk))
-            for batch in _cut(row_groups, self.batch_size, self.buffers.empty):
+        seen = 0
+        with ExitStack() as opened:
+            parts = []
+            for share in mine:
+                first = min(share.start + start * share.size, share.stop)
+                seen += first - share.start
+                events = self._events([files[index].path for index in order], order, (first, share.stop), shuffle)
+                parts.append(_cut(opened.enter_context(closing(events)), share.size, self.buffers.empty))
+            while found := [batch for part in parts if (batch := next(part, None)) is not None]:
+                batch = found[0] if len(found) == 1 else Batch.join(found, self.buffers.empty)
                 seen += len(batch)
                 if not self.weighted and not (batch.weight == 1.0).all():
                     msg = f"{self.folder} has events with a weight other than 1, its manifest says that all are 1"
                     raise ChunkError(msg)
                 yield batch
-        if seen != (expected := self.events(split, chunk)):
+        if seen != (expected := sum(share.stop - share.start for share in mine)):
             msg = f"{self.folder}: {seen} {split} events were read, the manifest says {expected}"
             raise ChunkError(msg)
 
@@ -242,10 +291,31 @@ class ChunkStream:
             .with_options(options)
         )
 
-    def _row_groups(
-        self, paths: list[str], numbers: list[int], shuffle: tuple[int, int] | None
+    def _events(
+        self, paths: list[str], numbers: list[int], span: tuple[int, int], shuffle: tuple[int, int] | None
     ) -> Generator[Batch, None, None]:
-        """The row groups of files, whose numbers in the manifest's order seed the order of their events."""
+        """The events [start, stop) of files one after the other, a row group at a time; no other row group is read."""
+        start, stop = span
+        begins = 0  # of a row group in that order
+        first: int | None = None  # where the first one that is read begins
+        files: dict[int, int] = {}
+        wanted = set()
+        for number, path in zip(numbers, paths, strict=True):
+            for row_group, events in enumerate(self.row_groups[path]):
+                if begins < stop and begins + events > start:
+                    first = begins if first is None else first
+                    wanted.add((files.setdefault(number, len(files)), row_group))
+                begins += events
+        if first is None:
+            return
+        path_of = dict(zip(numbers, paths, strict=True))
+        with closing(self._read([path_of[number] for number in files], list(files), shuffle, wanted)) as row_groups:
+            yield from _between(row_groups, start - first, stop - first)
+
+    def _read(
+        self, paths: list[str], numbers: list[int], shuffle: tuple[int, int] | None, wanted: set[tuple[int, int]]
+    ) -> Generator[Batch, None, None]:
+        """Row groups of files, whose numbers in the manifest's order seed the order of their events."""
         from mlaas_spark.ml._petastorm import read_row_groups
 
         filesystem, _ = storage.filesystem(self.folder)
@@ -264,6 +334,7 @@ class ChunkStream:
             [*columns, *label_columns(len(self.manifest.targets)), WEIGHT],
             one_row_group,
             self.threads,
+            lambda file, row_group: (file, row_group) in wanted,
         )
 
 
@@ -288,8 +359,8 @@ def _pass(stream: ChunkStream, seed: int | None) -> float:
     return time.perf_counter() - began
 
 
-def _check_not_planted(folder: str, manifest: Manifest) -> None:
-    """Nothing that petastorm would unpickle lies beside or in the files."""
+def _check_not_planted(folder: str, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Events of each row group of each file; nothing that petastorm would unpickle lies beside or in the files."""
     from mlaas_spark.ml._petastorm import PLANTED_FILES, check_footer
 
     filesystem, _ = storage.filesystem(folder)
@@ -297,12 +368,14 @@ def _check_not_planted(folder: str, manifest: Manifest) -> None:
         if planted := sorted(PLANTED_FILES.intersection(storage.children(place))):
             msg = f"{place} has a file {planted[0]}, which could run code when petastorm reads it: remove it"
             raise ChunkError(msg)
+    row_groups = {}
     for file in manifest.files:
         url = storage.join(folder, file.path)
-        rows = check_footer(filesystem, storage.filesystem(url)[1])
-        if rows != file.rows:
+        row_groups[file.path] = check_footer(filesystem, storage.filesystem(url)[1])
+        if (rows := sum(row_groups[file.path])) != file.rows:
             msg = f"{url} has {rows} events, the manifest says {file.rows}"
             raise ChunkError(msg)
+    return row_groups
 
 
 def _check_transform(folder: str, manifest: Manifest, transform: FeatureTransform) -> None:
@@ -351,11 +424,12 @@ def _answers(events: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return columns[0] if len(columns) == 1 else np.column_stack(columns)
 
 
-def _without_first(row_groups: Iterable[Batch], events: int) -> Iterator[Batch]:
+def _between(row_groups: Iterable[Batch], start: int, stop: int) -> Iterator[Batch]:
+    """The events [start, stop) of row groups."""
     for row_group in row_groups:
-        if events < len(row_group):
-            yield row_group.take(slice(events, len(row_group))) if events else row_group
-        events = max(events - len(row_group), 0)
+        if start < stop and (some := row_group.take(slice(start, stop))):
+            yield some
+        start, stop = max(start - len(row_group), 0), stop - len(row_group)
 
 
 def _numbers(events: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:

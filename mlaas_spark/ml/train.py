@@ -118,7 +118,7 @@ def train(
     for turn, current in list(enumerate(turns))[start.turn :]:
         first = start.batch if turn == start.turn else 0
         order = {"chunk": current.chunk, "seed": config.seed if config.shuffle else None, "epoch": turn}
-        count = math.ceil(stream.events(TRAIN, current.chunk) / stream.batch_size)
+        count = stream.steps(TRAIN, current.chunk)
 
         def after(batch: int, logs: Logs, turn: int = turn, order: dict[str, int | None] = order) -> None:
             nonlocal step
@@ -163,8 +163,8 @@ def finite(row: Logs) -> bool:
 
 
 def _matrix(stream: ChunkStream, order: Mapping[str, int | None], batch: int) -> npt.NDArray[np.float32]:
-    """The features of a batch of a pass, read again."""
-    return next(stream.batches(TRAIN, start=batch, **order)).matrix  # type: ignore[arg-type] # chunk, seed, epoch
+    """The features of a batch of a pass, read again; those that other workers had too."""
+    return next(stream.whole().batches(TRAIN, start=batch, **order)).matrix  # type: ignore[arg-type] # chunk, seed, epoch
 
 
 def largest_values(transform: FeatureTransform, matrix: npt.NDArray[np.float32]) -> str:

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import pickle
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from petastorm.workers_pool import EmptyResultError
 
 from mlaas_spark.errors import ChunkError, SpecsMismatchError
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.manifest import MASK
 from mlaas_spark.ml._petastorm import _ListedFiles, _Results, read_row_groups
-from mlaas_spark.ml.stream import Batch, ChunkStream
+from mlaas_spark.ml.stream import Batch, ChunkStream, shares
 from mlaas_spark.storage import filesystem
 from mlaas_spark.transform import FeatureTransform
 
@@ -384,3 +389,59 @@ class TestTensorFlow:
         while threads_left() - before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert {name for name in threads_left() - before if not name.startswith("Dummy")} == set()
+
+
+@given(events=st.integers(0, 400), batch_size=st.integers(1, 70), shards=st.integers(1, 9))
+def test_shares_cover_every_event_once_and_end_together(events: int, batch_size: int, shards: int) -> None:
+    batch_size = max(batch_size, shards)
+    dealt = shares(events, batch_size, shards)
+    assert [number for share in dealt for number in range(share.start, share.stop)] == list(range(events))
+    assert sum(share.size for share in dealt) == batch_size
+    assert max(share.size for share in dealt) - min(share.size for share in dealt) <= 1
+    assert max(share.batches for share in dealt) - math.ceil(events / batch_size) in {0, 1}
+    assert max(share.batches for share in dealt) - min(share.batches for share in dealt) <= 1
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shards=st.integers(1, 5),
+    workers=st.integers(1, 5),
+    batch_size=st.integers(5, 40),
+    epoch=st.integers(0, 3),
+    start=st.integers(0, 12),
+)
+def test_batches_of_all_workers_together_are_those_of_one(
+    chunks: Chunks, shards: int, workers: int, batch_size: int, epoch: int, start: int
+) -> None:
+    workers = min(workers, shards)
+    stream = replace(chunks.stream(batch_size), shards=shards)
+    alone = list(stream.batches("train", seed=3, epoch=epoch))
+    assert len(alone) == stream.steps("train")
+    assert sorted_rows(whole(alone)) == sorted_rows(whole(chunks.stream().batches("train")))
+    of_workers = [
+        list(stream.of_worker(worker, workers).batches("train", seed=3, epoch=epoch, start=start))
+        for worker in range(workers)
+    ]
+    together = itertools.zip_longest(*of_workers)
+    for parts, batch in zip(together, alone[start:], strict=True):
+        assert sorted_rows(whole(part for part in parts if part is not None)) == sorted_rows(batch)
+
+
+def test_a_worker_reads_the_row_groups_of_its_share_alone(chunks: Chunks, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+    before = pq.ParquetFile.read_row_group
+
+    def counted(file: Any, row_group: int, *args: Any, **kwargs: Any) -> Any:
+        read.append((str(file.metadata.num_rows), row_group))  # the files differ in their events
+        return before(file, row_group, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    stream = replace(chunks.stream(), shards=3)
+    for worker in range(3):
+        list(stream.of_worker(worker, 3).batches("train"))
+    # of 16 events in a batch the shards have 6, 5 and 5: of 351 in all [0, 131), [131, 241), [241, 351). Row groups are
+    # of 32; the two in which a border lies, event 131 of the first file and 91 of the second, are read by both sides
+    every = [(rows, number) for rows, groups in (("150", 5), ("131", 5), ("70", 3)) for number in range(groups)]
+    assert sorted(set(read)) == sorted(every)
+    assert sorted(group for group in set(read) if read.count(group) > 1) == [("131", 2), ("150", 4)]
+    assert len(read) == 15

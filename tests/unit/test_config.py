@@ -38,6 +38,11 @@ WRONG = [
     ({"train": {"epochs": 1.5}}, "train.epochs"),
     ({"train": {"batch_size": None}}, "train.batch_size"),
     ({"train": {"mode": "epoch"}}, "train.mode"),
+    ({"train": {"workers": 0}}, "train.workers"),
+    ({"train": {"workers": 3, "shards": 2}}, "3 workers need a shard each, shards is 2"),
+    ({"train": {"shards": 9, "batch_size": 8}}, "a batch of 8 events cannot be dealt to 9 shards: raise batch_size"),
+    ({"train": {"patience": 0}}, "train.patience"),
+    ({"train": {"patience": float("inf")}}, "train.patience"),
     ({"train": 3}, "train"),
     ({"input": None}, "input"),
     ({"input": {"format": "hdf5"}}, "input.format"),
@@ -132,6 +137,11 @@ def test_lists_may_be_given_as_one_comma_separated_text() -> None:
     made = resolve({"input": {"files": "a.root, b.root,", "branches": "MET_*,Jet_pt", "exclude": ["x,y"]}}).input
     assert (made.files, made.branches, made.exclude) == (("a.root", "b.root"), ("MET_*", "Jet_pt"), ("x,y",))
     assert resolve({"input": {"groups": [{"files": "a,b.root"}]}}).input.groups[0].files == ("a,b.root",)
+
+
+@pytest.mark.parametrize(("given", "dealt"), [({}, 1), ({"workers": 3}, 3), ({"workers": 2, "shards": 4}, 4)])
+def test_there_are_as_many_shards_as_workers_unless_more_are_asked_for(given: dict[str, int], dealt: int) -> None:
+    assert resolve({"train": given}).train.dealt == dealt
 
 
 def test_config_cannot_be_changed_after_it_was_made() -> None:
