@@ -100,7 +100,12 @@ class KerasLearner:
             model.make_train_function(force=True)
             model.make_test_function()
         self._callbacks = keras.callbacks.CallbackList(
-            self._given, add_progbar=self._verbose > 0, verbose=self._verbose, epochs=epochs, model=model
+            self._given,
+            add_history=True,
+            add_progbar=self._verbose > 0,
+            verbose=self._verbose,
+            epochs=epochs,
+            model=model,
         )
         self._callbacks.on_train_begin()
 
@@ -148,6 +153,7 @@ class KerasLearner:
     def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
         """Tell the callbacks, which may add to the row: a learning rate."""
         self._callbacks.on_epoch_end(epoch, row)
+        row.update({name: float(values[-1]) for name, values in self.model.history.history.items()})
 
     def end(self) -> None:
         """Take over averaged weights where the optimizer keeps some; tell the callbacks."""

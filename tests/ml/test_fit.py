@@ -80,7 +80,7 @@ def trained(
 
 
 @pytest.mark.parametrize("mode", ["epochs", "chunks"])
-@pytest.mark.parametrize("die_at", [1, 13, 22, 23, 40])
+@pytest.mark.parametrize("die_at", [1, 22, 40])  # the first batch, the end of a pass, in the middle of another
 def test_a_training_that_died_goes_on_to_the_same_weights(
     chunks: Chunks, model_file: Callable[[str], Path], tmp_path: Path, mode: str, die_at: int
 ) -> None:
@@ -89,6 +89,7 @@ def test_a_training_that_died_goes_on_to_the_same_weights(
     slower = {"ReduceLROnPlateau": {"monitor": "loss", "patience": 1, "min_delta": 1.0}}
     settings = config(mode=mode, checkpoint={"steps": 1, "seconds": None}, callbacks=[patient, slower])
     whole, all_learned, history = trained(chunks, path, settings, tmp_path / "whole")
+    assert history.rows[-1]["learning_rate"] < history.rows[0]["learning_rate"]
     with pytest.raises(Killed):
         trained(chunks, path, settings, tmp_path / "parts", die_at)
     rest, learned, same = trained(chunks, path, settings, tmp_path / "parts", resume=True)
