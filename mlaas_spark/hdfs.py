@@ -27,6 +27,8 @@ _STACK = re.compile(r"(?:\n|\\n)\s*(?:\t|\\t)at .*", re.DOTALL)
 _NO_NAME_NODE = "no NameNode is known by this name: write hdfs://host:port/..., or have HADOOP_CONF_DIR name it"
 _NOT_YET = ("SafeModeException", "RetriableException", "StandbyException")  # of one that starts: nothing was done
 _NOT_YET_WAITS = (1, 2, 4, 8, 15, 15, 15)  # seconds: it refuses to write for half a minute
+_CUT = "RPC listener disconnected"  # the NameNode went while it was asked: hdfs_native does not ask again
+_REPEATABLE = ("get_file_info", "list_status", "glob_status", "read", "mkdirs", "create", "get_content_summary")
 _LINES = 1 << 20  # bytes that are read at once where lines are wanted
 
 _clients: list[Any] = []
@@ -144,17 +146,27 @@ class _Named:
 
 
 def called(method: Callable[..., Any], path: str, *args: Any) -> Any:
-    """What the method returns, a list in place of an iterator; a NameNode that is starting is asked again."""
+    """What the method returns, a list in place of an iterator.
+
+    A NameNode that is starting is asked again; so is one that went while it was asked what may be asked twice.
+    """
     where = path or str(args[0])
+    again = (*_NOT_YET, _CUT) if _repeatable(method, *args) else _NOT_YET
     for wait in (*_NOT_YET_WAITS, None):
         try:
             result = method(*args)
             return list(result) if isinstance(result, Iterator) else result
         except (OSError, RuntimeError, ValueError) as error:
-            if wait is None or not any(name in str(error) for name in _NOT_YET):
+            if wait is None or not any(name in str(error) for name in again):
                 raise _as_os_error(error, where) from error
         time.sleep(wait)
     return None
+
+
+def _repeatable(method: Callable[..., Any], *args: Any) -> bool:
+    """Whether the NameNode may be asked twice: a file that is created must replace the one of the first time."""
+    name = getattr(method, "__name__", "")
+    return name in _REPEATABLE and (name != "create" or bool(args[1].overwrite))
 
 
 def _as_os_error(error: Exception, path: str) -> OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -102,6 +103,33 @@ def test_name_node_that_stays_in_safe_mode_is_named_at_last(monkeypatch: pytest.
     with pytest.raises(OSError, match="SafeModeException"):
         hdfs.called(method, "/a")
     assert (left, sum(waited)) == (["never"], 60)
+
+
+CUT = OSError("RPC listener disconnected")
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("get_file_info", ("/a",)), ("create", ("/a", SimpleNamespace(overwrite=True)))]
+)
+def test_name_node_that_went_while_it_was_asked_is_asked_again_for_what_may_be_done_twice(
+    monkeypatch: pytest.MonkeyPatch, name: str, args: tuple[Any, ...]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    method, _ = answering(CUT, "done")
+    method.__name__ = name
+    assert hdfs.called(method, "/a", *args) == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("create", ("/a", SimpleNamespace(overwrite=False))), ("rename", ("/a", "/b")), ("write", (b"",))],
+)
+def test_what_may_not_be_done_twice_is_not_asked_again(name: str, args: tuple[Any, ...]) -> None:
+    method, left = answering(CUT, "done")
+    method.__name__ = name
+    with pytest.raises(ConnectionError, match="RPC listener disconnected"):
+        hdfs.called(method, "/a", *args)
+    assert left == ["done"]
 
 
 @pytest.mark.parametrize(
