@@ -288,6 +288,15 @@ def remove(url: str) -> None:
         fs.rm(path, recursive=True)
 
 
+@_writes
+def remove_empty(url: str) -> None:
+    """Remove a folder that has nothing in it; any other stays."""
+    fs, path = _filesystem(url)
+    if fs.exists(path) and not fs.ls(path, detail=False):
+        with suppress(OSError):  # something has come into it
+            fs.rmdir(path)
+
+
 def move(source: str, target: str) -> None:
     """Rename a file within one filesystem; an existing target is replaced.
 

@@ -175,9 +175,9 @@ class Checkpoints:
         return [name for name in storage.children(self.folder) if name.startswith("step-")]
 
     def remove(self) -> None:
-        """All of them, and their folder: the training is done."""
-        if storage.exists(self.folder):
-            storage.remove(self.folder)
+        """All of them, their folder, and the one it lies in if it has no others: the training is done."""
+        storage.remove(self.folder)
+        storage.remove_empty(self.folder.rpartition("/")[0])
 
 
 @dataclass

@@ -38,6 +38,17 @@ def test_the_last_two_are_kept_and_nothing_else_lies_there(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000002", "step-0000000010"]
 
 
+def test_nothing_is_left_of_a_training_that_is_done(tmp_path: Path) -> None:
+    one, other = (Checkpoints(str(tmp_path / "checkpoints" / name)) for name in ("one", "other"))
+    for each in (one, other):
+        each.write(checkpoint(1))
+    one.remove()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["other"]
+    other.remove()
+    other.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_none_is_none(tmp_path: Path) -> None:
     assert Checkpoints(str(tmp_path / "nothing")).newest() is None
 
