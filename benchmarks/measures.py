@@ -185,6 +185,7 @@ class Bench:
                 Measure((name,), self._of_training(name), ("ours",))
                 for name in ("reader", "decode", "tensors", "fit_streamed", "fit_memory", "predict_memory")
             ),
+            *(Measure((name,), self._of_training(name), ("ours",)) for name in ("two_workers", "one_process")),
             *(Measure((name,), self._of_converted(name), ("ours",)) for name in ("features_udf", "copied")),
             Measure(("plan",), lambda: (self._seconds("ours", "plan"),), ("ours",)),
             Measure(("help",), lambda: (timed(lambda: _run("--help")),)),

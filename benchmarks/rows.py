@@ -115,6 +115,11 @@ ROWS = (
         "prefetch; the same model, seed, batches and order.",
     ),
     Row(
+        "fit_workers", "two_workers", "one_process", "one process, both cores", "kHz", 1.0,
+        "Two workers of Spark's barrier stage, a core each, on the same global batches of two shards: passes after the "
+        "first of a network of three layers of 384, workers' start and compilation not counted.",
+    ),
+    Row(
         "chunks", "chunks", "convert", "our convert", "kHz", 0.8,
         "Chunks from ROOT, specs known, against conversion of the same files: two passes over the events against one.",
     ),

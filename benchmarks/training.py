@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +14,17 @@ import pyarrow.parquet as pq
 from benchmarks import workload
 from benchmarks.serve import timed
 from mlaas_spark import pipeline, root_io
-from mlaas_spark.config import ExportConfig, PredictConfig
+from mlaas_spark.config import ExportConfig, PredictConfig, TrainConfig
+from mlaas_spark.errors import ModelContractError
 from mlaas_spark.manifest import LABEL, WEIGHT, read
 from mlaas_spark.memory import Buffers
+from mlaas_spark.ml import fit, parallel
 from mlaas_spark.ml.bundle import write_bundle
 from mlaas_spark.ml.stream import Batch, ChunkStream
 from mlaas_spark.runs import Journal
+from mlaas_spark.spark import barrier
 from mlaas_spark.spark.features import features
+from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +36,18 @@ if TYPE_CHECKING:
 
 _CALLS = 20  # of a work of milliseconds
 _KERNEL_EVENTS = 8_192  # a row group
+_PASSES = 4
+_MODEL = """
+import keras
+
+def model(idim):
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    hidden = [layers.Dense(384, "relu") for _ in range(3)]
+    network = keras.Sequential([layers.Input((idim,)), *hidden, layers.Dense(1, "sigmoid")])
+    network.compile("adam", "binary_crossentropy")
+    return network
+"""
 
 
 class Training:
@@ -50,7 +67,7 @@ class Training:
         """What can be asked for, after :meth:`prepare`."""
         names = (
             "prepare", "kernel", "memcpy", "reader", "decode", "tensors", "fit_streamed", "fit_memory", "features_udf",
-            "copied", "predict", "predict_memory",
+            "copied", "predict", "predict_memory", "two_workers", "one_process",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -138,6 +155,34 @@ class Training:
     def fit_memory(self) -> float:
         """One epoch of Keras on tensors in memory, cut into the same batches in the same order and prefetched."""
         return _fit(self._in_memory, self._transform.width)
+
+    # --- workers
+
+    def two_workers(self) -> float:
+        """Seconds of a pass by two workers, a core each."""
+        config = self._dealt(workers=2)
+        path = self._ours.work / "network.py"
+        path.write_text(_MODEL, encoding="utf-8")
+        file = UserFile.read(path, ModelContractError)
+        start = partial(barrier.together, self._ours.spark)
+        return self._passes(lambda model, stream, told: parallel.fit(model, stream, config, file, start, progress=told))
+
+    def one_process(self) -> float:
+        """Seconds of a pass over the same batches by one process on both cores."""
+        config = self._dealt(workers=1)
+        return self._passes(lambda model, stream, told: fit.fit(model, stream, config, progress=told))
+
+    def _dealt(self, workers: int) -> TrainConfig:
+        return TrainConfig(epochs=_PASSES, batch_size=self._stream.batch_size, workers=workers, shards=2)
+
+    def _passes(self, train: Callable[[Any, ChunkStream, Callable[..., None]], object]) -> float:
+        """Mean seconds of the passes after the first, which compiles."""
+        stream = ChunkStream.open(self._stream.folder, self._transform, self._stream.batch_size, self._ours.cores, 2)
+        namespace: dict[str, Any] = {}
+        exec(compile(_MODEL, "network.py", "exec"), namespace)  # noqa: S102 - our own text, as a user's file has it
+        ends: list[float] = []
+        train(namespace["model"](stream.width), stream, lambda *_: ends.append(time.perf_counter()))
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
 
     # --- pandas UDF
 
