@@ -39,6 +39,7 @@ def test_rows_and_goals_are_those_that_were_asked_for() -> None:
         "convert_spark_source": 6,
         "kernel": 0.4,
         "stream_reader": 0.7,
+        "fit_workers": 1.0,
         "stream_tf": 0.85,
         "fit_streamed": 1.0,
         "chunks": 0.8,
