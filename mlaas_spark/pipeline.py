@@ -943,6 +943,7 @@ def serve_check_remote(config: Config, bundle: str | None, asking: Asking, journ
     Raises:
         ServingError: It does not, or there is nothing to check.
     """
+    from mlaas_spark.ml.archive import CHECK
     from mlaas_spark.serving import deploy
 
     if bundle is not None:
@@ -962,12 +963,12 @@ def serve_check_remote(config: Config, bundle: str | None, asking: Asking, journ
     with journal.stage("check the server") as stage:
         for name in names:
             if (of_model := deploy.check_served(client, name)) is None:
-                journal.say(f"  {name} has no {deploy.CHECK}: not checked")
+                journal.say(f"  {name} has no {CHECK}: not checked")
                 continue
             proofs.append(of_model)
             stage.events = sum(proof.events for proof in proofs)
     if not proofs:
-        msg = f"{client.url} has no model with {deploy.CHECK} to check: mlaas-spark upload sends it with the model"
+        msg = f"{client.url} has no model with {CHECK} to check: mlaas-spark upload sends it with the model"
         raise ServingError(msg)
     return proofs
 

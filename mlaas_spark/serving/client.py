@@ -18,9 +18,10 @@ import numpy as np
 
 from mlaas_spark.errors import ServingError, hint
 from mlaas_spark.ml import tfaas
+from mlaas_spark.ml.archive import LAYOUT
 from mlaas_spark.serving import proto
 from mlaas_spark.serving.http import Connection
-from mlaas_spark.serving.served import LAYOUT, Served
+from mlaas_spark.serving.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

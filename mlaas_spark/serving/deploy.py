@@ -20,7 +20,8 @@ import numpy as np
 
 from mlaas_spark.errors import MlaasSparkError, NoAnswerError, ServingError, reason
 from mlaas_spark.ml import tfaas
-from mlaas_spark.serving.served import LAYOUT, Served
+from mlaas_spark.ml.archive import CHECK, LAYOUT
+from mlaas_spark.serving.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.client import Client
 
 _log = logging.getLogger(__name__)
-
-CHECK = "check.npz"
-"""File of a bundle with events and the scores that the model gave them."""
 
 CHECK_EVENTS = 1_000
 TOLERANCE = 1e-6

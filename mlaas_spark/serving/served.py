@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from mlaas_spark.errors import ServingError, reason
 from mlaas_spark.ml import tfaas
+from mlaas_spark.ml.archive import LAYOUT
+from mlaas_spark.raw import unscaled
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
-
-LAYOUT = "layout.json"
-"""File of a bundle that names the columns, and holds the transform that makes them from events."""
 
 _LARGEST = np.finfo(np.float32).max
 _OURS = "mlaas_spark"  # key of params.json that the server passes over
@@ -78,10 +77,7 @@ class Served:
         """
         if self.transform is None:
             raise self.not_ours()
-        transform, branches = self.transform, len(self.transform.layout.branches)
-        if self.raw:
-            transform = replace(transform, center=(0.0,) * branches, scale=(1.0,) * branches)
-        features = transform.matrix(events)
+        features = (unscaled(self.transform) if self.raw else self.transform).matrix(events)
         if self.missing is None:
             return features.matrix  # what is missing is 0 in it
         above = np.nextafter(np.float32(self.missing), np.float32(np.inf))
