@@ -81,7 +81,7 @@ def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Ex
         ModelContractError: Labels, weights and model do not fit together.
         ChunkError: The chunks cannot be read.
     """
-    found = _checked(model, stream, InputLayout.of(stream.transform, config.inputs))
+    found = _checked(model, stream, config, InputLayout.of(stream.transform, config.inputs))
     return examples_of(model, stream, config, weights.class_factors(found, config))
 
 
@@ -159,15 +159,16 @@ def _encoded(model: Any, outputs: int, labels: npt.NDArray[np.float32]) -> npt.N
     return encode_targets(model, labels, outputs)
 
 
-def _checked(model: Any, stream: ChunkStream, inputs: InputLayout) -> Mapping[float, ClassTotals]:
-    """The totals of the classes in training; {} of a regression, and where neither weights nor factors need them."""
+def _checked(model: Any, stream: ChunkStream, config: TrainConfig, inputs: InputLayout) -> Mapping[float, ClassTotals]:
+    """The totals of the classes in training; {}, and nothing read, where neither weights nor factors need them."""
     if not stream.events(TRAIN):
         msg = f"no events are in the training split of {stream.folder}"
         raise ModelContractError(msg)
     if targets := stream.manifest.targets:
         _check_targets(model, inputs, targets)
-        together = weights.totals((of_batch[1] * 0, of_batch[1]) for of_batch in stream.answers(TRAIN))
-        weights.check(together, f"the training split of {stream.folder}")
+        if stream.weighted:
+            together = weights.totals((of_batch[1] * 0, of_batch[1]) for of_batch in stream.answers(TRAIN))
+            weights.check(together, f"the training split of {stream.folder}")
         return {}
     by_split = {split: label_counts(counts) for split, counts in stream.manifest.counts().items()}
     counts = by_split.get(TRAIN, {})
@@ -185,6 +186,8 @@ def _checked(model: Any, stream: ChunkStream, inputs: InputLayout) -> Mapping[fl
         )
         raise ModelContractError(msg)
     check_answers(model, inputs, {label for labels in by_split.values() for label in labels})
+    if not (stream.weighted or config.class_weight is not None or config.normalise_weights):
+        return {}
     found = weights.totals(stream.answers(TRAIN))
     weights.check(found, f"the training split of {stream.folder}")
     return found
@@ -199,10 +202,3 @@ def _check_targets(model: Any, inputs: InputLayout, targets: Sequence[str]) -> N
     elif model.is_classifier:
         msg = f"the model of {model.name} is a classifier, {type(model.estimator).__name__}, for {named}"
         raise ModelContractError(msg)
-
-
-def weight_remark(found: Mapping[float, ClassTotals]) -> str:
-    """What to say of negative weights: "" if there are none."""
-    negative = {label: of for label, of in found.items() if of.negative < 0}
-    told = ", ".join(f"{of.negative:.4g} of {of.weight:.4g} for label {label:g}" for label, of in negative.items())
-    return f"negative weights are kept: they add up to {told}" if told else ""

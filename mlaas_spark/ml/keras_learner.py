@@ -12,6 +12,7 @@ import numpy as np
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
 from mlaas_spark.ml.learner import match
 from mlaas_spark.ml.model import graph_reason, known_remarks
+from mlaas_spark.ml.stream import PREFETCH, dataset_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.learner import AfterBatch, Logs, State
     from mlaas_spark.ml.stream import Batch
 
-_PREFETCH = 2
 _SET_ANEW = ("params", "min_delta")  # of callbacks; Keras turns the sign of min_delta when it first looks at a metric
 _Plain = (bool, int, float, str, type(None), np.integer, np.floating)
 
@@ -75,16 +75,14 @@ class KerasLearner:
                 self._failures.append(error)  # TensorFlow passes on its text alone
                 raise
 
-        options = tf.data.Options()
-        options.autotune.enabled = False  # there is nothing to tune, and its thread ends 0.3 s after every other epoch
-        dataset = tf.data.Dataset.from_generator(arrays, output_signature=tuple(signature))
+        dataset = dataset_of(arrays, signature)
         if with_mask:
 
             def inputs(matrix: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
                 return (examples.inputs.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
 
             dataset = dataset.map(inputs)
-        return dataset.prefetch(_PREFETCH).with_options(options)
+        return dataset.prefetch(PREFETCH)
 
     # --- training
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.memory import Empty
 
-_PREFETCH = 2  # batches that tf.data has ready
+PREFETCH = 2  # batches that tf.data has ready
 _LONG_ENOUGH_S, _SOME = 0.5, 8_192
 
 
@@ -282,14 +282,8 @@ class ChunkStream:
             tf.TensorSpec((None,), tf.float32),
         ]
         length = math.ceil(self.events(split) / self.batch_size)
-        options = tf.data.Options()
-        options.autotune.enabled = False  # there is nothing to tune, and its thread ends 0.3 s after every other epoch
-        return (
-            tf.data.Dataset.from_generator(one_epoch, output_signature=tuple(signature[: 3 if self.weighted else 2]))
-            .apply(tf.data.experimental.assert_cardinality(length))
-            .prefetch(_PREFETCH)
-            .with_options(options)
-        )
+        dataset = dataset_of(one_epoch, signature[: 3 if self.weighted else 2])
+        return dataset.apply(tf.data.experimental.assert_cardinality(length)).prefetch(PREFETCH)
 
     def _events(
         self, paths: list[str], numbers: list[int], span: tuple[int, int], shuffle: tuple[int, int] | None
@@ -336,6 +330,15 @@ class ChunkStream:
             self.threads,
             lambda file, row_group: (file, row_group) in wanted,
         )
+
+
+def dataset_of(arrays: Callable[[], Iterator[tuple[Any, ...]]], signature: Iterable[Any]) -> Any:
+    """A ``tf.data.Dataset`` of what a function's iterators give; a new iterator is a new call of it."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and its thread ends 0.3 s after every other epoch
+    return tf.data.Dataset.from_generator(arrays, output_signature=tuple(signature)).with_options(options)
 
 
 def passes(stream: ChunkStream, seed: int | None) -> tuple[float, float, Batch]:
