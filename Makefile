@@ -27,8 +27,8 @@ demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sa
 	@$(BIN)/mlaas-spark demo --out data/demo
 	@$(BIN)/spark-submit --master 'local[2]' jobs/train.py --config conf/demo.yaml
 
-test: $(INSTALLED) java  ## Run the whole test suite
-	@$(BIN)/python -m pytest
+test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(INSTALLED)  ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
