@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 DPI = 150
 
 # Okabe and Ito's palette: told apart by colour-blind readers
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#332288")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#332288")
 _INK = "#333333"
-_GREY = "#808890"
-_MOST_CURVES = len(_COLOURS)
+GREY = "#808890"
+_MOST_CURVES = len(COLOURS)
 _MOST_BRANCHES = 20
 _LONGEST = 40  # letters of a name
 _LONGEST_TICK = 18
@@ -60,14 +61,8 @@ class Plot:
 
 def draw(metrics: Mapping[str, Any]) -> list[Plot]:
     """A plot of each thing that the metrics have; equal metrics give equal images."""
-    import matplotlib as mpl
-
     makers = (_roc, _scores, _confusion, _calibration, _significance, _residuals, _importance, _learning_curves)
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # a user's own matplotlibrc must not change what a run leaves
-        mpl.rcParams.update(_STYLE)
-        # names may have letters that the font lacks: they are drawn as boxes
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+    with styled():
         return [plot for maker in makers for plot in maker(metrics)]
 
 
@@ -76,7 +71,21 @@ def files(plots: Sequence[Plot]) -> dict[str, bytes]:
     return {f"plots/{plot.name}.png": plot.png for plot in plots}
 
 
-def _figure(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in our style: a user's own matplotlibrc must not change what a run leaves."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        # names may have letters that the font lacks: they are drawn as boxes
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        yield
+
+
+def canvas(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, each of ``size`` inches."""
     from matplotlib.figure import Figure
 
     columns = min(panels, 2)
@@ -86,13 +95,14 @@ def _figure(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The image of a figure."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
-def _plain(text: str, longest: int = _LONGEST) -> str:
+def plain(text: str, longest: int = _LONGEST) -> str:
     """A name as matplotlib draws it: no formula, no line break, not too long."""
     line = " ".join(text.split())
     short = line if len(line) <= longest else line[: longest - 1] + "…"
@@ -102,12 +112,12 @@ def _plain(text: str, longest: int = _LONGEST) -> str:
 def _class(label: str, metrics: Mapping[str, Any], longest: int = _LONGEST // 2) -> str:
     """How a class is called in a legend."""
     name = (metrics.get("class_names") or {}).get(label)
-    return _plain(name or f"label {label}", longest)
+    return plain(name or f"label {label}", longest)
 
 
 def _said(axes: Axes, metrics: Mapping[str, Any]) -> None:
     """Above the axes: the split, how many events, and whether weights count."""
-    axes.set_title(_where(metrics), loc="right", color=_GREY)
+    axes.set_title(_where(metrics), loc="right", color=GREY)
 
 
 def _where(metrics: Mapping[str, Any]) -> str:
@@ -139,10 +149,10 @@ def _roc(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     curves = {label: curve for label, curve in (metrics.get("roc") or {}).items() if curve}
     if not curves:
         return
-    figure, (left, right) = _figure(2)
-    left.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+    figure, (left, right) = canvas(2)
+    left.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     lowest = 1.0
-    for colour, (label, curve) in zip(_COLOURS, curves.items(), strict=False):
+    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
         fpr, tpr = np.array(curve["fpr"]), np.array(curve["tpr"])
         text = f"{_class(label, metrics)}: AUC {curve['auc']:.4f}" + _error(curve)
         left.plot(fpr, tpr, color=colour, label=text)
@@ -150,7 +160,7 @@ def _roc(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         right.plot(tpr[some], 1 / fpr[some], color=colour, label=_class(label, metrics))
         lowest = min(lowest, float(fpr[some].min(initial=1.0)))
     shared = np.linspace(0.01, 1, 100)
-    right.plot(shared, 1 / shared, color=_GREY, linestyle=":", linewidth=1)
+    right.plot(shared, 1 / shared, color=GREY, linestyle=":", linewidth=1)
     left.set(xlabel="background efficiency (false positive rate)", ylabel="signal efficiency (true positive rate)")
     left.set(xlim=(0, 1), ylim=(0, 1.005))
     right.set(xlabel="signal efficiency", ylabel="background rejection (1 / background efficiency)", yscale="log")
@@ -159,7 +169,7 @@ def _roc(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         axes.legend(loc="lower right" if axes is left else "upper right")
         _said(axes, metrics)
     told = ", ".join(f"label {label}: AUC {curve['auc']:.4f}" for label, curve in curves.items())
-    yield Plot("roc", f"ROC curve on the {metrics.get('split', 'test')} events", f"ROC curves; {told}", _png(figure))
+    yield Plot("roc", f"ROC curve on the {metrics.get('split', 'test')} events", f"ROC curves; {told}", to_png(figure))
 
 
 def _error(curve: Mapping[str, Any]) -> str:
@@ -173,7 +183,7 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         return
     split = metrics["split"]
     has_train = any(name != split for panel in panels for name in panel["splits"])
-    figure, several = _figure(len(panels))
+    figure, several = canvas(len(panels))
     for axes, panel in zip(several, panels, strict=True):
         _draw_scores(axes, panel, metrics)
     told = "; ".join(
@@ -184,7 +194,7 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     )
     title = f"Scores by class: {split} filled" + (", training as points scaled to it" if has_train else "")
     alt = f"Histograms of the scores of each class in {split}" + (" and training events" if has_train else "")
-    yield Plot("scores", title, f"{alt}. {told}".strip(), _png(figure))
+    yield Plot("scores", title, f"{alt}. {told}".strip(), to_png(figure))
 
 
 def _draw_scores(axes: Axes, panel: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -194,7 +204,7 @@ def _draw_scores(axes: Axes, panel: Mapping[str, Any], metrics: Mapping[str, Any
     split = metrics["split"]
     tests = metrics.get("overtraining") or {}
     heights = [0.0]
-    for colour, (label, test) in zip(_COLOURS, panel["splits"][split].items(), strict=False):
+    for colour, (label, test) in zip(COLOURS, panel["splits"][split].items(), strict=False):
         total = np.array(test["sum"])
         name = _class(label, metrics)
         axes.stairs(total, edges, fill=True, color=colour, alpha=0.3, label=f"{name}, {split}")
@@ -228,7 +238,7 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     labels = matrix["labels"]
     share = np.array([row if row is not None else [np.nan] * len(labels) for row in matrix["share"]], np.float64)
     side = max(3.6, 1.2 + 0.62 * len(labels))
-    figure, (axes,) = _figure(1, (min(side + 1.2, 14), min(side, 12)))
+    figure, (axes,) = canvas(1, (min(side + 1.2, 14), min(side, 12)))
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     if len(labels) <= 12:
         for row, column in np.ndindex(share.shape):
@@ -250,16 +260,16 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         for k, (label, row) in enumerate(zip(labels, share, strict=True))
     )
     title = "Confusion matrix: share of each true class, " + _amount(metrics)
-    yield Plot("confusion", title, f"Confusion matrix; {told}", _png(figure))
+    yield Plot("confusion", title, f"Confusion matrix; {told}", to_png(figure))
 
 
 def _calibration(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     found = metrics.get("calibration")
     if not found:
         return
-    figure, (axes, below) = _figure(2)
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1, label="calibrated")
-    for colour, (label, curve) in zip(_COLOURS, found["classes"].items(), strict=False):
+    figure, (axes, below) = canvas(2)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="calibrated")
+    for colour, (label, curve) in zip(COLOURS, found["classes"].items(), strict=False):
         kept = [k for k, value in enumerate(curve["observed"]) if value is not None]
         x, y, error = ([curve[key][k] for k in kept] for key in ("predicted", "observed", "error"))
         numbers = f": ECE {curve['ece']:.4f}" if curve["ece"] is not None else ""
@@ -274,7 +284,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     _said(axes, metrics)
     _said(below, metrics)
     alt = f"Reliability curve; expected calibration error {_text(found['ece'])}, Brier score {_text(found['brier'])}"
-    yield Plot("calibration", "Calibration: how often events of a score are of the class", alt, _png(figure))
+    yield Plot("calibration", "Calibration: how often events of a score are of the class", alt, to_png(figure))
 
 
 def _text(value: float | None) -> str:
@@ -286,11 +296,11 @@ def _significance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     if not scans:
         return
     shown = list(scans.items())[:_MOST_CURVES]
-    figure, several = _figure(len(shown))
+    figure, several = canvas(len(shown))
     names = {"simple": "S / sqrt(S + B)", "asimov": "Asimov"}
     told = []
     for axes, (label, scan) in zip(several, shown, strict=True):
-        for colour, (kind, name) in zip(_COLOURS, names.items(), strict=False):
+        for colour, (kind, name) in zip(COLOURS, names.items(), strict=False):
             values = np.array([np.nan if value is None else value for value in scan[kind]], np.float64)
             best = scan["best"][kind]
             text = f"{name}: {best['significance']:.3g} at {best['threshold']:.3g}" if best else name
@@ -305,7 +315,7 @@ def _significance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         axes.legend(title=of, title_fontsize=8, loc="upper left")
         _said(axes, metrics)
     title = "Significance of the signal after a cut on the score (S and B are sums of weights)"
-    yield Plot("significance", title, "Significance against the cut; " + "; ".join(told), _png(figure))
+    yield Plot("significance", title, "Significance against the cut; " + "; ".join(told), to_png(figure))
 
 
 def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
@@ -314,23 +324,23 @@ def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         return
     kind = found["measures"][0]
     rows = [row for row in found["branches"] if row[kind]["mean"] is not None][:_MOST_BRANCHES]
-    figure, (axes,) = _figure(1, (6.4, 1.2 + 0.26 * max(len(rows), 4)))
+    figure, (axes,) = canvas(1, (6.4, 1.2 + 0.26 * max(len(rows), 4)))
     places = np.arange(len(rows))
     error = [row[kind]["std"] or 0.0 for row in rows]
-    axes.barh(places, [row[kind]["mean"] for row in rows], xerr=error, color=_COLOURS[0], alpha=0.8, ecolor=_INK)
-    axes.set_yticks(places, [_plain(row["branch"]) for row in rows])
+    axes.barh(places, [row[kind]["mean"] for row in rows], xerr=error, color=COLOURS[0], alpha=0.8, ecolor=_INK)
+    axes.set_yticks(places, [plain(row["branch"]) for row in rows])
     axes.tick_params(axis="y", which="both", length=0)
     axes.invert_yaxis()
     axes.axvline(0, color=_INK, linewidth=0.8)
     names = {"auc_drop": "drop of AUC", "accuracy_drop": "drop of accuracy", "loss_rise": "rise of loss"}
     axes.set_xlabel(f"{names.get(kind, 'rise of RMSE')} when the branch is permuted")
-    axes.set_title(f"{found['events']:,} {metrics['split']} events, {found['repeats']} permutations", color=_GREY)
+    axes.set_title(f"{found['events']:,} {metrics['split']} events, {found['repeats']} permutations", color=GREY)
     title = "Permutation importance by branch" + (
         f": the first {len(rows)} of {len(found['branches'])}" if len(found["branches"]) > len(rows) else ""
     )
     first = ", ".join(f"{row['branch']} {row[kind]['mean']:.3g}" for row in rows[:5])
     yield Plot(
-        "importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", _png(figure)
+        "importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", to_png(figure)
     )
 
 
@@ -344,22 +354,22 @@ def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     names = [*(["loss"] if {"loss", "val_loss"} & series.keys() else []), *names]
     if not names:
         return
-    figure, several = _figure(len(names))
+    figure, several = canvas(len(names))
     marker = "o" if len(found["fits"]) <= 60 else ""
     for axes, name in zip(several, names, strict=True):
-        for colour, key, text in ((_COLOURS[0], name, "training"), (_COLOURS[1], f"val_{name}", "validation")):
+        for colour, key, text in ((COLOURS[0], name, "training"), (COLOURS[1], f"val_{name}", "validation")):
             if key in series:
                 values = [np.nan if value is None else value for value in series[key]]
                 axes.plot(found["fits"], values, color=colour, marker=marker, markersize=3, label=text)
         best = found["best"]
         if name == "loss" and best:
-            axes.axvline(best["fit"], color=_GREY, linestyle=":", label=f"lowest {best['metric']}: fit {best['fit']}")
-        axes.set(xlabel="fit of an epoch", ylabel=_plain(name))
+            axes.axvline(best["fit"], color=GREY, linestyle=":", label=f"lowest {best['metric']}: fit {best['fit']}")
+        axes.set(xlabel="fit of an epoch", ylabel=plain(name))
         axes.legend()
         _whole_ticks(axes)
     last = ", ".join(f"{name} {series[name][-1]:.4g}" for name in series if series[name][-1] is not None)
     title = "Learning curves: loss of training and validation by epoch"
-    yield Plot("learning_curves", title, f"Learning curves; at the end {last}", _png(figure))
+    yield Plot("learning_curves", title, f"Learning curves; at the end {last}", to_png(figure))
 
 
 def _whole_ticks(axes: Axes) -> None:
@@ -370,21 +380,21 @@ def _whole_ticks(axes: Axes) -> None:
 
 def _residuals(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     for index, (name, found) in enumerate((metrics.get("residuals") or {}).items()):
-        figure, several = _figure(4)
+        figure, several = canvas(4)
         drawers: Sequence[Callable[[Axes, Mapping[str, Any], Mapping[str, Any]], None]] = (
             *(_draw_residuals, _draw_joint, _draw_profile, _draw_relative),
         )
         for axes, drawer in zip(several, drawers, strict=True):
             drawer(axes, found, metrics)
             _said(axes, metrics)
-        figure.suptitle(_plain(name))
+        figure.suptitle(plain(name))
         only = len(metrics["residuals"]) == 1
         alt = (
             f"Residuals of {name}: bias {_text(found['bias'])}, RMSE {_text(found['rmse'])}, R2 {_text(found['r2'])}; "
             "their histogram, predicted against true, bias and spread in bins of the true value, relative residuals"
         )
         title = f"Residuals of {name}: predicted minus true"
-        yield Plot("residuals" if only else f"residuals_{index}", title, alt, _png(figure))
+        yield Plot("residuals" if only else f"residuals_{index}", title, alt, to_png(figure))
 
 
 def _draw_residuals(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -393,8 +403,8 @@ def _draw_residuals(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, 
     splits = found["histogram"]["splits"]
     total = np.array(splits[metrics["split"]]["sum"])
     text = f"{metrics['split']}: bias {_text(found['bias'])}, RMSE {_text(found['rmse'])}"
-    axes.stairs(total, edges, fill=True, color=_COLOURS[0], alpha=0.3, label=text)
-    axes.stairs(total, edges, color=_COLOURS[0], linewidth=1)
+    axes.stairs(total, edges, fill=True, color=COLOURS[0], alpha=0.3, label=text)
+    axes.stairs(total, edges, color=COLOURS[0], linewidth=1)
     for split, train in splits.items():
         if split != metrics["split"] and sum(train["sum"]) > 0:
             scale = total.sum() / sum(train["sum"])
@@ -402,7 +412,7 @@ def _draw_residuals(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, 
             p = (found["overtraining"] or {}).get("p")
             shown = "training, scaled" + (f" (KS p = {p:.2g})" if p is not None else "")
             axes.errorbar(middle, points, error, color=_INK, fmt="o", markersize=2.5, linewidth=1, label=shown)
-    axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
     axes.set(xlabel="predicted - true", ylabel=f"{_amount(metrics)} / {edges[1] - edges[0]:.3g}")
     axes.set_ylim(top=1.35 * max(float(total.max()), 0.0) or 1.0)
     axes.legend(loc="upper left")
@@ -416,7 +426,7 @@ def _draw_joint(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]
     # equal ends, as of a single filled bin, are no scale
     low, high = (float(np.nanmin(shown)), float(np.nanmax(shown))) if (total > 0).any() else (1.0, 1.0)
     image = axes.pcolormesh(edges, edges, shown.T, cmap="viridis", norm=LogNorm(low, max(high, 1.01 * low)))
-    axes.plot(edges[[0, -1]], edges[[0, -1]], color=_COLOURS[1], linestyle="--", linewidth=1)
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color=COLOURS[1], linestyle="--", linewidth=1)
     axes.set(xlabel="true", ylabel="predicted")
     if axes.figure is not None:
         axes.figure.colorbar(image, ax=axes, label=f"{_amount(metrics)} / bin")
@@ -427,10 +437,10 @@ def _draw_profile(axes: Axes, found: Mapping[str, Any], _: Mapping[str, Any]) ->
     bins = [row for row in found["profile"]["bins"] if row["mean"] is not None]
     true, mean, error = (np.array([row[key] for row in bins], np.float64) for key in ("true", "mean", "error"))
     spread = np.array([row["std"] if row["std"] is not None else np.nan for row in bins], np.float64)
-    axes.axhline(0, color=_GREY, linestyle=":", linewidth=1)
-    band = axes.fill_between(true, mean - spread, mean + spread, color=_COLOURS[1], alpha=0.2, linewidth=0)
+    axes.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    band = axes.fill_between(true, mean - spread, mean + spread, color=COLOURS[1], alpha=0.2, linewidth=0)
     band.set_label("± standard deviation in the bin")
-    axes.errorbar(true, mean, error, color=_COLOURS[0], fmt="o", markersize=4, label="mean, with its error")
+    axes.errorbar(true, mean, error, color=COLOURS[0], fmt="o", markersize=4, label="mean, with its error")
     axes.set(xlabel="true", ylabel="predicted - true")
     axes.legend()
 
@@ -442,9 +452,9 @@ def _draw_relative(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, A
     text = f"median {_text(relative['median'])}, half width (68 %) {_text(relative['half_width_68'])}"
     if relative["median"] is None:
         text = "quantiles are not defined with negative weights"
-    axes.stairs(total, edges, fill=True, color=_COLOURS[2], alpha=0.3, label=text)
-    axes.stairs(total, edges, color=_COLOURS[2], linewidth=1)
-    axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
+    axes.stairs(total, edges, fill=True, color=COLOURS[2], alpha=0.3, label=text)
+    axes.stairs(total, edges, color=COLOURS[2], linewidth=1)
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
     axes.set(xlabel="(predicted - true) / |true|", ylabel=f"{_amount(metrics)} / {edges[1] - edges[0]:.3g}")
     axes.set_ylim(top=1.25 * max(float(total.max()), 0.0) or 1.0)
     axes.legend(loc="upper left")

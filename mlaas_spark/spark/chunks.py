@@ -103,7 +103,7 @@ class ChunkRequest:
                 self.transform.digest(),
                 ",".join(self.keys),
                 self.label.text if self.label else "",
-                str(self.batch_size),
+                str(row_group_events(self.batch_size)),
                 *(f"target {target.text}" for target in self.targets),
                 *([f"weight {self.weight.text}"] if self.weight else []),
             ]
