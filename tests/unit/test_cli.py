@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mlaas_spark import errors, pipeline
-from mlaas_spark.cli import main, within
+from mlaas_spark.cli import main
+from mlaas_spark.cli.show import within
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.manifest import DataFile, Input, Manifest

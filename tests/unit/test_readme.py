@@ -16,7 +16,8 @@ from mlaas_spark.cli import app
 from mlaas_spark.config import Config, GroupConfig, read, resolve
 
 REPOSITORY = Path(__file__).parents[2]
-TEXTS = ["README.md", "CONTRIBUTING.md", "conf/local.yaml", "conf/demo.yaml", "mlaas_spark/cli.py", "docs/serving.md"]
+TEXTS = ["README.md", "CONTRIBUTING.md", "conf/local.yaml", "conf/demo.yaml", "docs/serving.md"]
+TEXTS += sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "mlaas_spark" / "cli").glob("*.py"))
 
 
 def commands() -> list[str]:

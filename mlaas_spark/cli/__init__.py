@@ -1,0 +1,8 @@
+"""The command line: parse, call ``pipeline``, show, exit code. Only ``show`` writes to the terminal."""
+
+from __future__ import annotations
+
+from mlaas_spark.cli import data, looking, scoring, serving, training  # each registers its verbs with app
+from mlaas_spark.cli.app import app, main
+
+__all__ = ["app", "data", "looking", "main", "scoring", "serving", "training"]
