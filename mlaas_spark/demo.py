@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
 import uproot
+import yaml
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
 
     Float32 = npt.NDArray[np.float32]
@@ -63,6 +64,25 @@ def generate(folder: Path, events: int, files: int, seed: int) -> list[Path]:
         _write(path, process, random, first_event=int(share[0]), count=len(share), run=index + 1)
         paths.append(path)
     return paths
+
+
+def write_config(folder: Path) -> Path:
+    """Write what trains on a sample into its folder: ``model.py``, and ``train.yaml``, which names both.
+
+    They are conf/demo.yaml and conf/demo_model.py, which an installed package has too.
+
+    Returns:
+        The config.
+    """
+    shipped, folder = files("mlaas_spark") / "conf", folder.absolute()
+    content = yaml.safe_load((shipped / "demo.yaml").read_text(encoding="utf-8"))
+    for group in content["input"]["groups"]:
+        group["files"] = str(folder / Path(group["files"]).name)
+    content["train"]["model"] = str(folder / "model.py")
+    (folder / "model.py").write_text((shipped / "demo_model.py").read_text(encoding="utf-8"), encoding="utf-8")
+    path = folder / "train.yaml"
+    path.write_text(f"# Made by mlaas-spark demo.\n{yaml.safe_dump(content, sort_keys=False)}", encoding="utf-8")
+    return path
 
 
 def _write(

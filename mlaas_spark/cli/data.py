@@ -20,16 +20,16 @@ def demo(
     files: Annotated[int, typer.Option("--files", help="Number of files, half signal, half background.", min=2)] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal events.", min=0)] = 1,
 ) -> None:
-    """Write the demo's sample: physics-like ROOT files, signal and background.
+    """Write the demo's sample: physics-like ROOT files, signal and background; with a config and a model to train.
 
-    Example: mlaas-spark demo --out data/demo && mlaas-spark train --config conf/demo.yaml
+    Example: mlaas-spark demo --out data/demo && mlaas-spark train --config data/demo/train.yaml
     """
-    from mlaas_spark.demo import generate
+    from mlaas_spark.demo import generate, write_config
 
     if files % 2:
         msg = f"--files must be even, half signal and half background, not {files}"
         raise ConfigError(msg)
-    for path in generate(folder, events, files, seed):
+    for path in [*generate(folder, events, files, seed), write_config(folder)]:
         show.line(str(path))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
 import pytest
 import uproot
 
-from mlaas_spark.demo import TREE, generate
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mlaas_spark.config import read, resolve
+from mlaas_spark.demo import TREE, generate, write_config
+from mlaas_spark.fileset import fileset
 
 
 def test_equal_seeds_give_equal_files_to_the_uuid_and_others_do_not(tmp_path: Path) -> None:
@@ -50,3 +49,16 @@ def test_classes_differ_and_overlap(tmp_path: Path) -> None:
         x, y = (file[TREE]["MET_pt"].array(library="np") for file in (s, b))
     assert x.mean() > y.mean() + 10
     assert (x < np.median(y)).mean() > 0.1
+
+
+def test_its_config_names_the_sample_and_a_model_wherever_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = generate(Path("a b"), 80, 2, seed=1)
+    config = resolve(read(write_config(Path("a b"))))
+    monkeypatch.chdir("/")
+    assert [file.path for file in fileset(config.input)] == [str(tmp_path / path) for path in made]
+    assert [file.label for file in fileset(config.input)] == [1, 0]
+    assert config.train.model is not None
+    assert "def model(idim" in config.train.model.read_text()
