@@ -189,6 +189,30 @@ class TrainedRun(_Shown):
 
 
 @dataclass(frozen=True)
+class Converted(_Shown):
+    """Events as Parquet.
+
+    Attributes:
+        folder: Of the data set.
+        manifest: What is in it.
+    """
+
+    folder: str
+    manifest: Manifest = field(repr=False)
+
+    def __str__(self) -> str:
+        ledger = self.manifest.ledger
+        return (
+            f"{ledger['events']:,} of {ledger['entries']:,} entries in {len(self.manifest.files)} files ({self.folder})"
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each input."""
+        rows = [(item.path, item.tree, item.entries, item.events) for item in self.manifest.inputs]
+        return pd.DataFrame(rows, columns=["path", "tree", "entries", "events"])
+
+
+@dataclass(frozen=True)
 class Predictions(_Shown):
     """Scores of events, on disk.
 
@@ -246,6 +270,23 @@ def fileset(files: str | PathLike[str] | Sequence[str] | Mapping[str, Mapping[st
         named = {"files": [str(files)] if isinstance(files, str | PathLike) else [str(file) for file in files]}
     section = resolve({"input": {**named, **settings}}, "fileset").input
     return Dataset(section, files_of(section))
+
+
+def convert(
+    spark: SparkSession, dataset: Dataset, folder: str, *, announce: Announce = print, **settings: Any
+) -> Converted:
+    """The selected events as a Parquet data set; what an earlier conversion wrote there is brought up to date.
+
+    Args:
+        spark: The session.
+        dataset: Whose events.
+        folder: Where to write: a path or URL.
+        announce: Told of each stage.
+        settings: Keys of the section ``convert``: ``compression``, ``sort_keys``, ``target_size``.
+    """
+    _running(spark)
+    config = resolve({"input": dataset.input, "convert": settings}, "convert")
+    return Converted(storage.absolute(folder), pipeline.convert(config, folder, Journal(announce)))
 
 
 def specs(
