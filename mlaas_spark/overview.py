@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlaas_spark.plots import COLOURS, GREY, Plot, canvas, plain, styled, to_png
+from mlaas_spark.plots import COLOURS, GREY, Plot, canvas, plain, styled, to_png, whole_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +114,7 @@ def _mixing(manifest: Manifest) -> Iterator[Plot]:
     edges = np.arange(manifest.chunks + 1) - 0.5
     for label, colour, share, below in zip(labels, COLOURS, shares, np.cumsum(shares, axis=0) - shares, strict=False):
         axes.stairs(share + below, edges, baseline=below, fill=True, color=colour, label=f"label {plain(label)}")
+    whole_ticks(axes)
     axes.set(xlabel="chunk", ylabel="share of its events", ylim=(0, 1))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=min(len(labels), 4))
     spread = float((shares.max(axis=1) - shares.min(axis=1)).max())

@@ -366,13 +366,14 @@ def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
             axes.axvline(best["fit"], color=GREY, linestyle=":", label=f"lowest {best['metric']}: fit {best['fit']}")
         axes.set(xlabel="fit of an epoch", ylabel=plain(name))
         axes.legend()
-        _whole_ticks(axes)
+        whole_ticks(axes)
     last = ", ".join(f"{name} {series[name][-1]:.4g}" for name in series if series[name][-1] is not None)
     title = "Learning curves: loss of training and validation by epoch"
     yield Plot("learning_curves", title, f"Learning curves; at the end {last}", to_png(figure))
 
 
-def _whole_ticks(axes: Axes) -> None:
+def whole_ticks(axes: Axes) -> None:
+    """Whole numbers on the x axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
