@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 
 from mlaas_spark.cli import main
 from mlaas_spark.demo import generate
+from tests.serving.server import ContractServer
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,6 +54,17 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ContractServer]:
+    """A server that keeps TFaaS' contract, without its limit of requests."""
+    made = ContractServer(tmp_path / "models", limit=None)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.shut()
+    thread.join()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,9 @@ import numpy as np
 import pytest
 import uproot
 
-from tests.serving.server import ContractServer
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.end_to_end.conftest import Command
+    from tests.serving.server import ContractServer
 
 pytestmark = pytest.mark.real_data
 
@@ -44,16 +40,6 @@ def model(layout, config):
     return network
 """
 JAGGED = ["Jet_Px", "Jet_Py", "Jet_E", "Muon_Px", "Muon_Py", "Muon_E"]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ContractServer]:
-    made = ContractServer(tmp_path / "models", limit=None)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    made.shut()
-    thread.join()
 
 
 def test_a_model_of_sets_of_objects_is_trained_and_served(
