@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import workload
+from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.config import FeatureConfig
 from mlaas_spark.manifest import read
 from mlaas_spark.ml.stream import ChunkStream
-from mlaas_spark.specs import SpecsFile
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:

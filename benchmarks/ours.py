@@ -17,7 +17,7 @@ from benchmarks import workload
 from benchmarks.serve import serve, timed
 from benchmarks.training import Training
 from mlaas_spark import config as configs
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.plan import PlannedFile, make_plan
 from mlaas_spark.schema import Branch, EventSchema

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["__version__", "register"]
+    from mlaas_spark.api import chunks, convert, fileset, predict, specs, train
+
+__all__ = ["__version__", "chunks", "convert", "fileset", "predict", "register", "specs", "train"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """The functions of :mod:`mlaas_spark.api`, loaded with all that they need at the first use of one."""
+    if name.startswith("_") or name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from mlaas_spark import api
+
+    return getattr(api, name)
 
 
 def register(spark: SparkSession) -> None:

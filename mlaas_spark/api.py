@@ -19,7 +19,7 @@ from mlaas_spark import overview, pipeline, storage
 from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig, resolve
 from mlaas_spark.errors import ConfigError
 from mlaas_spark.evaluation.tables import tables
-from mlaas_spark.fileset import fileset as files_of
+from mlaas_spark.filesets import fileset as files_of
 from mlaas_spark.plots import draw
 from mlaas_spark.runs import Journal
 from mlaas_spark.transform import FeatureTransform
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame, SparkSession
 
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.branch_specs import SpecsFile
+    from mlaas_spark.filesets import InputFile
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.overview import Gallery
-    from mlaas_spark.specs import SpecsFile
 
     Announce = Callable[[str], None]
 

@@ -11,9 +11,9 @@ from mlaas_spark.schema import column_name
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from mlaas_spark.branch_specs import Specs
     from mlaas_spark.plan import EntryRange, Plan
     from mlaas_spark.schema import Branch
-    from mlaas_spark.specs import Specs
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from mlaas_spark import drift, storage
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, UnwritableOutputError
-from mlaas_spark.fileset import MANIFEST
+from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.schema import EventSchema, buffers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 from mlaas_spark import storage
 from mlaas_spark.config import IDENTIFIERS, Format
 from mlaas_spark.errors import ConfigError, hint
-from mlaas_spark.fileset import read_list
+from mlaas_spark.filesets import read_list
 
 MODEL_SUFFIXES = (".keras", ".h5", ".pb")
 

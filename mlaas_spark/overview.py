@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mlaas_spark.branch_specs import Specs
     from mlaas_spark.manifest import Manifest
-    from mlaas_spark.specs import Specs
     from mlaas_spark.transform import FeatureTransform
 
 _MOST_BRANCHES = 24

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import plots, runs, storage
+from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
@@ -34,11 +35,10 @@ from mlaas_spark.errors import (
     reason,
 )
 from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.inspection import Headers, Inspection
 from mlaas_spark.schema import column_name
 from mlaas_spark.selection import Expression
-from mlaas_spark.specs import SpecsFile
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 

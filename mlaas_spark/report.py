@@ -11,10 +11,10 @@ from mlaas_spark.evaluation.tables import tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from mlaas_spark.branch_specs import BranchStats, Specs
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.plan import Plan
     from mlaas_spark.plots import Plot
-    from mlaas_spark.specs import BranchStats, Specs
     from mlaas_spark.transform import FeatureTransform
 
 _MOST_OMITTED = 200

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from mlaas_spark.branch_specs import BranchStats, Specs
     from mlaas_spark.config import FeatureConfig
     from mlaas_spark.memory import Empty
-    from mlaas_spark.specs import BranchStats, Specs
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def folders(out: str, manifest: Manifest) -> None:
 
 def left_out(omitted: Sequence[Omitted]) -> None:
     """The branches that are not in the output, by reason; of very many the first."""
-    from mlaas_spark.fileset import MANIFEST
+    from mlaas_spark.filesets import MANIFEST
 
     by_reason: dict[str, list[str]] = {}
     for item in omitted:

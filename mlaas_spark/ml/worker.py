@@ -27,7 +27,7 @@ import numpy as np
 from mlaas_spark import storage
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ChunkError, MlaasSparkError, ModelContractError, from_text, reason, to_text
-from mlaas_spark.fileset import MANIFEST
+from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.ml.group import Group, listen
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile

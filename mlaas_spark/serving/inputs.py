@@ -19,7 +19,7 @@ import numpy as np
 from mlaas_spark import parquet_io, root_io, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import BranchNotFoundError, ServingError, SpecsMismatchError, UnreadableInputError, hint, reason
-from mlaas_spark.fileset import format_of, split_tree
+from mlaas_spark.filesets import format_of, split_tree
 from mlaas_spark.schema import joined
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.filesets import InputFile
 
 _SHOWN = 60  # characters of a broken line in a message
 

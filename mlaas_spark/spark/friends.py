@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mlaas_spark import drift, friend, storage
 from mlaas_spark.errors import ChunkError, FilesetError, UnreadableInputError
-from mlaas_spark.fileset import format_of
+from mlaas_spark.filesets import format_of
 from mlaas_spark.friend import BASKET, Friend
 from mlaas_spark.manifest import DataFile, request_digest, value_digest
 from mlaas_spark.schema import of_size

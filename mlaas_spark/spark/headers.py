@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.filesets import InputFile
 
 Columns: TypeAlias = tuple[tuple[str, str], ...]
 """Name and type of each column: in the file's order in CSV, which has no types, else sorted; of JSON those of its first

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
     from mlaas_spark.config import InputConfig
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.filesets import InputFile
     from mlaas_spark.plan import PlannedFile
     from mlaas_spark.spark.ranges import Batches
     from mlaas_spark.spark.session import R

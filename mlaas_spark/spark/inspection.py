@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlaas_spark import parquet_io, storage
+from mlaas_spark.branch_specs import merged
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.inspection import OnDisk, Reading, added
@@ -23,14 +24,13 @@ from mlaas_spark.spark.specs import (
     of_ranges,
     partials,
 )
-from mlaas_spark.specs import merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from mlaas_spark.branch_specs import Specs
     from mlaas_spark.spark.ingest import Events, RangeBatch
     from mlaas_spark.spark.specs import Partial
-    from mlaas_spark.specs import Specs
     from mlaas_spark.xrootd import Patience
 
 

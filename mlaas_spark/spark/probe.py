@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import pyarrow as pa
 
 from mlaas_spark import parquet_io, storage
+from mlaas_spark.branch_specs import to_rows
 from mlaas_spark.errors import FilesetError
 from mlaas_spark.estimate import Held, Memory, Room, Timing, busiest, evenly
 from mlaas_spark.plan import EntryRange
@@ -33,19 +34,18 @@ from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.records import Records
 from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import compute
-from mlaas_spark.specs import to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pyspark.sql import SparkSession
 
+    from mlaas_spark.branch_specs import SpecsFile
     from mlaas_spark.config import ConvertConfig
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.plan import Plan
     from mlaas_spark.spark.chunks import ChunkRequest
     from mlaas_spark.spark.ingest import Events
-    from mlaas_spark.specs import SpecsFile
 
 T = TypeVar("T")
 Ranges = tuple[EntryRange, ...]

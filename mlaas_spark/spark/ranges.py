@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame, SparkSession
 
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.filesets import InputFile
     from mlaas_spark.plan import EntryRange, Header, Plan
     from mlaas_spark.spark.session import R
     from mlaas_spark.xrootd import Patience

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
-    from mlaas_spark.fileset import InputFile
+    from mlaas_spark.filesets import InputFile
     from mlaas_spark.spark.ranges import Batches
     from mlaas_spark.spark.session import R
     from mlaas_spark.usercode import UserFile

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
+from mlaas_spark.branch_specs import Specs, SpecsFile, from_rows, merged, to_rows
 from mlaas_spark.errors import BranchNotFoundError, SpecsMismatchError
-from mlaas_spark.specs import Specs, SpecsFile, from_rows, merged, to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

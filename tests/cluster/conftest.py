@@ -13,7 +13,7 @@ import pytest
 
 from mlaas_spark import demo
 from mlaas_spark.config import InputConfig
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.spark import specs
 from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.ingest import open_events
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+    from mlaas_spark.branch_specs import Specs
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
-    from mlaas_spark.specs import Specs
 
 
 @pytest.fixture(scope="session")

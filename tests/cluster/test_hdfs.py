@@ -20,9 +20,10 @@ import uproot
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import pipeline, storage
+from mlaas_spark.branch_specs import SpecsFile, merged
 from mlaas_spark.config import ChunkConfig, FeatureConfig, Format, InputConfig, resolve
 from mlaas_spark.errors import ConfigError, ModelContractError, UnreadableInputError, UnwritableOutputError
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.runs import Journal
 from mlaas_spark.selection import Expression
@@ -30,7 +31,6 @@ from mlaas_spark.spark import chunks, inspection, specs
 from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.ingest import open_events
 from mlaas_spark.spark.predict import PredictRequest, predict
-from mlaas_spark.specs import SpecsFile, merged
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 from tests.cluster import servers

@@ -44,7 +44,7 @@ JOB = """
     import numpy as np
 
     from mlaas_spark.config import Format, resolve
-    from mlaas_spark.fileset import fileset
+    from mlaas_spark.filesets import fileset
     from mlaas_spark.selection import Expression
     from mlaas_spark.spark import chunks, convert, predict, specs
     from mlaas_spark.spark.ingest import open_events

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mlaas_spark import manifest
+from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.config import read, resolve
 from mlaas_spark.plan import Plan
-from mlaas_spark.specs import SpecsFile
 from tests.end_to_end.conftest import EVENTS
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import ExportConfig, FeatureConfig
 from mlaas_spark.errors import ExportError, ServingError
 from mlaas_spark.ml import archive, savedmodel
@@ -27,7 +28,6 @@ from mlaas_spark.ml.savedmodel import run_savedmodel, save_as, write_savedmodel
 from mlaas_spark.ml.sending import Sending
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.ml.tfaas import Params
-from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 from tests.ml.conftest import TRANSFORM, compact_table
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.ml.savedmodel import run_savedmodel, takes_events, takes_features, write_savedmodel
 from mlaas_spark.raw import MISSING, normalised, raw_vector, sentinel, with_missing
-from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:

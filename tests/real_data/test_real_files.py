@@ -14,9 +14,9 @@ import pytest
 import uproot
 
 from mlaas_spark import root_io
+from mlaas_spark.branch_specs import Specs, SpecsFile
 from mlaas_spark.cli import main
 from mlaas_spark.config import FeatureConfig
-from mlaas_spark.specs import Specs, SpecsFile
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import uproot
 
 from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig
 from mlaas_spark.errors import ConfigError
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import specs as spark_specs
 from mlaas_spark.spark.chunks import ChunkRequest

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlaas_spark.config import InputConfig
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.spark.convert import convert
 from mlaas_spark.spark.ingest import open_events
 

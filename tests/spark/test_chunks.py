@@ -558,7 +558,7 @@ KILLED = """
     import json, os, signal, sys
 
     from mlaas_spark.config import ChunkConfig, InputConfig, SparkConfig
-    from mlaas_spark.fileset import fileset
+    from mlaas_spark.filesets import fileset
     from mlaas_spark.spark import chunks
     from mlaas_spark.spark.ingest import open_events
     from mlaas_spark.spark.session import session

@@ -19,7 +19,7 @@ import uproot
 from mlaas_spark import manifest as manifests
 from mlaas_spark.config import ConvertConfig, InputConfig
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, FilesetError
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 from mlaas_spark.selection import Expression
 from mlaas_spark.spark import convert as converting
 from mlaas_spark.spark.convert import Changes, convert
@@ -498,7 +498,7 @@ KILLED = """
     import json, os, pathlib, signal, threading, time
 
     from mlaas_spark.config import InputConfig, SparkConfig
-    from mlaas_spark.fileset import fileset
+    from mlaas_spark.filesets import fileset
     from mlaas_spark.spark.convert import convert
     from mlaas_spark.spark.ingest import open_events
     from mlaas_spark.spark.session import session

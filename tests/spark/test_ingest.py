@@ -25,7 +25,7 @@ from mlaas_spark.errors import (
     TreeNotFoundError,
     UnreadableInputError,
 )
-from mlaas_spark.fileset import InputFile
+from mlaas_spark.filesets import InputFile
 from mlaas_spark.spark import specs as spark_specs
 from mlaas_spark.spark.features import features
 from mlaas_spark.spark.ingest import open_events

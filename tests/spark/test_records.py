@@ -22,7 +22,7 @@ import pytest
 import uproot
 
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError, UnreadableInputError
-from mlaas_spark.fileset import MANIFEST
+from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.schema import EventSchema
 from mlaas_spark.spark import specs as spark_specs

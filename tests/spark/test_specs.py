@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.errors import BranchNotFoundError, FilesetError, SpecsMismatchError
 from mlaas_spark.spark import session
 from mlaas_spark.spark.specs import compute
-from mlaas_spark.specs import SpecsFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

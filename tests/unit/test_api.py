@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mlaas_spark
 from mlaas_spark import api
 from mlaas_spark.errors import ConfigError, FilesetError
 
@@ -36,6 +37,17 @@ def _ordered(signature: inspect.Signature) -> list[inspect.Parameter]:
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_what_users_write_stays_valid(name: str) -> None:
     assert _plain(getattr(api, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_package_has_it_by_its_name(name: str) -> None:
+    assert name in mlaas_spark.__all__
+    assert getattr(mlaas_spark, name) is getattr(api, name)
+
+
+def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        _ = mlaas_spark.trian
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

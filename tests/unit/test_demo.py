@@ -11,7 +11,7 @@ import uproot
 
 from mlaas_spark.config import read, resolve
 from mlaas_spark.demo import TREE, generate, write_config
-from mlaas_spark.fileset import fileset
+from mlaas_spark.filesets import fileset
 
 
 def test_equal_seeds_give_equal_files_to_the_uuid_and_others_do_not(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from mlaas_spark.branch_specs import BranchStats, Specs
 from mlaas_spark.config import Format
 from mlaas_spark.inspection import Headers, Inspection, OnDisk, Reading, added
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import Branch, EventSchema, Omitted
-from mlaas_spark.specs import BranchStats, Specs
 
 FILES = tuple(
     PlannedFile(f"/d/{name}.root", Format.ROOT, "Events", name, entries, None, 1.0, "", (0, entries), steps)

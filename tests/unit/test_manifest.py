@@ -21,7 +21,7 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark import parquet, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, ConfigError
-from mlaas_spark.fileset import MANIFEST
+from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.manifest import (
     DataFile,
     Input,

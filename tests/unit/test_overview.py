@@ -7,11 +7,11 @@ import pandas as pd
 import pyarrow as pa
 
 from mlaas_spark import overview
+from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig
 from mlaas_spark.manifest import DataFile, Manifest
 from mlaas_spark.plots import Plot
 from mlaas_spark.schema import EventSchema
-from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 
 EVENTS = pa.RecordBatch.from_pydict(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig
 from mlaas_spark.errors import BranchNotFoundError, ExportError
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.raw import LOWEST, MISSING, normalised, raw_vector, restored, sentinel, shortest, with_missing
-from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 
 HUGE = float(np.float32(3.4e38))

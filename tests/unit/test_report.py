@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig, Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.plots import Plot
 from mlaas_spark.report import RunReport, render
 from mlaas_spark.schema import Branch, EventSchema, Omitted
-from mlaas_spark.specs import Specs
 from mlaas_spark.transform import FeatureTransform
 
 HOSTILE = "<script>alert(1)</script>"

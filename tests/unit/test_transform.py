@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlaas_spark.branch_specs import Specs, SpecsFile
 from mlaas_spark.config import FeatureConfig, resolve
 from mlaas_spark.errors import BranchNotFoundError, SpecsError, SpecsMismatchError
-from mlaas_spark.specs import Specs, SpecsFile
 from mlaas_spark.transform import FeatureTransform
 
 FLAT, JAGGED = ("MET", "nJet"), ("Ele_pt", "Jet_pt")

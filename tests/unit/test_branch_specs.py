@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_spark import specs as specs_module
+from mlaas_spark import branch_specs as specs_module
+from mlaas_spark.branch_specs import BranchStats, Specs, SpecsFile, from_rows, merged, to_rows
 from mlaas_spark.errors import BranchNotFoundError, SpecsError, SpecsMismatchError
-from mlaas_spark.specs import BranchStats, Specs, SpecsFile, from_rows, merged, to_rows
 
 Row = tuple[str, str, int, int, float | None, float | None]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark.config import Format, InputConfig, resolve
 from mlaas_spark.errors import FilesetError
-from mlaas_spark.fileset import InputFile, fileset, format_of, read_list, split_tree
+from mlaas_spark.filesets import InputFile, fileset, format_of, read_list, split_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ def test_redirector_goes_before_logical_names_and_never_before_what_is_here(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = {"/store", "/store/here.root", "/data", f"{here}/b2.root", "/data/x.root"}
-    monkeypatch.setattr("mlaas_spark.fileset.Path.exists", lambda self: str(self) in there)
+    monkeypatch.setattr("mlaas_spark.filesets.Path.exists", lambda self: str(self) in there)
     files = ["/store/far.root:Events", "/store/here.root", "/eos/y.root", "/data/x.root", "b2.root", "root://h//z.root"]
     found = files_of(files=files, redirector="root://host.example.org:1095/")
     assert [file.path for file in found] == [
