@@ -58,10 +58,10 @@ class Journal:
     announce: Callable[[str], None] = _nobody_listens
     stages: list[Stage] = field(default_factory=list)
 
-    def say(self, line: str) -> None:
-        """Tell of progress."""
+    def say(self, line: str, **told: object) -> None:
+        """Tell of progress; ``told`` goes with the log's record, for machines."""
         self.announce(line)
-        _log.info(line.strip())
+        _log.info(line.strip(), extra=told)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -72,7 +72,7 @@ class Journal:
         yield stage
         stage.seconds = time.perf_counter() - began
         self.stages.append(stage)
-        self.say(str(stage))
+        self.say(str(stage), stage=stage.name, seconds=stage.seconds, events=stage.events)
 
     def to_json(self) -> list[dict[str, Any]]:
         """As plain values."""
