@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase as fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import plots, runs, storage
@@ -671,7 +671,6 @@ def evaluate(
         ChunkError: The chunks are gone, cannot be read, or are not those of the run.
         MlaasSparkError: One of its kinds for whatever else a user can mend.
     """
-    from mlaas_spark.config import override, read, resolve
     from mlaas_spark.mixing import SPLITS
 
     if split not in SPLITS:
@@ -687,33 +686,95 @@ def evaluate(
         raise ConfigError(msg)
     _check_replaceable(target)
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import load_saved_model
-    from mlaas_spark.ml.stream import ChunkStream
 
     with storage.local_copy(place) as folder:
         with journal.stage("open run"), storage.reading(run):
-            config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
-            made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
+            finished = _Finished.read(folder, settings)
             chunks_at, content = _chunks_of(folder / "run.json")
             history = folder / "history.csv"
             rows = evaluating.read_history(history.read_text(encoding="utf-8")) if history.exists() else []
-            model = load_saved_model(folder / "model.keras", config.train.model)
-        transform = FeatureTransform.of(made.specs, config.features)
-        stream = ChunkStream.open(chunks_at, transform, config.train.batch_size, config.train.threads)
+        stream = finished.stream(chunks_at)
         if stream.manifest.content_digest != content:
             msg = f"the chunks in {chunks_at} are not those that {run} was trained on: they were made again"
             raise ChunkError(msg)
         with journal.stage("evaluate") as stage:
-            names = class_names(config)
-            judged = evaluating.Judged.of(model, InputLayout.of(transform, config.train.inputs))
-            metrics = evaluating.evaluate(judged, stream, split, config.evaluate, names=names, history=rows)
+            metrics = finished.metrics(stream, split, rows)
             stage.events = stream.events(split)
     with journal.stage("plots"):
         drawn = plots.draw(metrics)
     texts = {"metrics.json": json.dumps(metrics, indent=1).encode()}
     storage.replace_folder(target, {**texts, **plots.files(drawn)})
     return Evaluated(metrics, target, len(drawn))
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A run that is done, opened to be judged."""
+
+    config: Config
+    transform: FeatureTransform
+    model: Any
+
+    @classmethod
+    def read(cls, folder: Path, settings: Sequence[str] = ()) -> Self:
+        """From its folder, which is local; ``settings`` are put into its config."""
+        from mlaas_spark.config import override, read, resolve
+        from mlaas_spark.ml.model import load_saved_model
+
+        config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
+        made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
+        model = load_saved_model(folder / "model.keras", config.train.model)
+        return cls(config, FeatureTransform.of(made.specs, config.features), model)
+
+    def stream(self, chunks: str) -> ChunkStream:
+        """The events of a chunk data set as its model takes them."""
+        from mlaas_spark.ml.stream import ChunkStream
+
+        return ChunkStream.open(chunks, self.transform, self.config.train.batch_size, self.config.train.threads)
+
+    def metrics(self, stream: ChunkStream, split: str, history: Sequence[Any] = ()) -> dict[str, Any]:
+        """How well its model does on a split."""
+        from mlaas_spark.ml import evaluate as evaluating
+        from mlaas_spark.ml.inputs import InputLayout
+
+        judged = evaluating.Judged.of(self.model, InputLayout.of(self.transform, self.config.train.inputs))
+        names = class_names(self.config)
+        return evaluating.evaluate(judged, stream, split, self.config.evaluate, names=names, history=history)
+
+
+def judge(run: str, chunks: str, split: str, journal: Journal) -> dict[str, Any]:
+    """Metrics of a finished run's model on a split of chunks that need not be its own: to compare it with another.
+
+    Raises:
+        SpecsMismatchError: The chunks lack a branch of the model, or are dense and made for another.
+        MlaasSparkError: One of its kinds for whatever else a user can mend.
+    """
+    quick = ("evaluate.bootstrap=0", "evaluate.train_events=0", "evaluate.importance_events=0")
+    with storage.local_copy(storage.absolute(run)) as folder:
+        with storage.reading(run):
+            finished = _Finished.read(folder, quick)
+        stream = finished.stream(chunks)
+        with journal.stage(f"judge {run.rstrip('/').rpartition('/')[2]}") as stage:
+            stage.events = stream.events(split)
+            return finished.metrics(stream, split)
+
+
+def reference(config: Config, known: SpecsFile | None, journal: Journal) -> SpecsFile:
+    """Specs of the features with quantile bins for all of them, by file: what new data are compared with.
+
+    Args:
+        config: The resolved config.
+        known: Of an earlier time: its files are not read again.
+        journal: Told of each stage.
+    """
+    from mlaas_spark.spark import specs as computing
+
+    events = _open(config, journal)
+    names = _features(config, events)
+    with journal.stage("specs") as stage:
+        made, _ = computing.compute(events, names, names, known)
+        stage.events = made.specs.events
+    return made
 
 
 def _chunks_of(run_json: Path) -> tuple[str, str]:
