@@ -7,17 +7,20 @@ docs/decisions/0024-commit-and-staging.md. Knows nothing of data sets.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlaas_spark import storage
 from mlaas_spark.errors import UnreadableInputError, UnwritableOutputError
@@ -33,7 +36,9 @@ RENEWED_S = 60.0
 SILENT_S = 3600.0
 """Seconds without one after which a writer on another machine counts as dead: clocks may differ by less than that."""
 
-_PREFIX = "writer-"
+_NAME = re.compile(r"\.?writer-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.json(?P<part>\..+)?")
+"""Of the file of a lease, hidden and with a part more until it is whole."""
+
 _START_TIME = 19  # place of starttime in /proc/PID/stat, counted from the field after the name
 
 
@@ -92,8 +97,10 @@ def held(folder: str, renew: float = RENEWED_S) -> Iterator[None]:
     Raises:
         UnwritableOutputError: It cannot be written.
     """
-    url = storage.join(folder, f"{_PREFIX}{uuid.uuid4().hex[:16]}.json")
     lease = Lease.mine(time.time())
+    # by the name alone the writer is known before it has written anything
+    name = f"writer-{_short(lease.machine)}-{lease.pid}-{lease.started}-{uuid.uuid4().hex[:8]}.json"
+    url = storage.join(folder, name)
     _write(url, lease)
     done = threading.Event()
     thread = threading.Thread(target=_renew, args=(url, lease, done, renew), name="lease", daemon=True)
@@ -107,14 +114,28 @@ def held(folder: str, renew: float = RENEWED_S) -> Iterator[None]:
 
 
 def leases(folder: str) -> list[Lease]:
-    """The writers that have shown themselves in a folder."""
+    """The writers that have shown themselves in a folder, or were about to."""
     found = []
     for name in storage.children(folder):
-        if name.startswith(_PREFIX):
-            with suppress(FileNotFoundError, ValueError, TypeError):  # gone meanwhile; not one of ours
-                content: dict[str, Any] = json.loads(storage.read_bytes(storage.join(folder, name)))
-                found.append(Lease(**content))
+        if of := _NAME.fullmatch(name):
+            url = storage.join(folder, name)
+            with suppress(FileNotFoundError):  # gone meanwhile
+                found.append(_half_written(of, url) if of["part"] else _read(url) or _half_written(of, url))
     return found
+
+
+def _read(url: str) -> Lease | None:
+    try:
+        return Lease(**json.loads(storage.read_bytes(url)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _half_written(of: re.Match[str], url: str) -> Lease:
+    here = of["machine"] == _short(_machine())
+    seen = storage.modified(url) or 0.0
+    host, machine = (socket.gethostname(), _machine()) if here else ("another machine", of["machine"])
+    return Lease(host, machine, int(of["pid"]), int(of["started"]), "an unknown user", seen, seen)
 
 
 def runs_here(host: str, pid: int) -> bool | None:
@@ -141,6 +162,11 @@ def _write(url: str, lease: Lease) -> None:
     storage.write_atomic(url, json.dumps(asdict(lease)).encode())
 
 
+def _short(machine: str) -> str:
+    return hashlib.sha256(machine.encode()).hexdigest()[:8]
+
+
+@lru_cache
 def _machine() -> str:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

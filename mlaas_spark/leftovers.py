@@ -136,7 +136,8 @@ def _staging(url: str, now: float, silent: float, *, needed: bool) -> Leftover:
     if needed:
         return _leftover(url, now, "its data set is committed but not yet in place", stays=True)
     if not (writers := lease.leases(url)):
-        return _of_age(url, now, silent)
+        # a writer that has only made the folder would make it again
+        return _of_age(url, now, silent) if storage.below(url) else _leftover(url, now, "it is empty", stays=False)
     last = max(writers, key=lambda writer: (writer.alive(now, silent), writer.renewed))
     if last.alive(now, silent):
         heard = told(now - last.renewed)
