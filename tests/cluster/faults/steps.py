@@ -47,15 +47,18 @@ class Fault:
 
     def _at(self, real: Callable[..., Any], name: str, count: list[int], told: int) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
+            if self.what == "before":
+                count[0] += 1
+                if count[0] == self.step:
+                    _tell(told, f"fired before {name}\n")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kwargs)
+            result = real(*args, **kwargs)  # what failed was no step
             count[0] += 1
             if not self.step:
                 _tell(told, f"{name} {args}\n")
             if count[0] != self.step:
-                return real(*args, **kwargs)
-            if self.what == "before":
-                _tell(told, f"fired before {name}\n")
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*args, **kwargs)
+                return result
             _tell(told, f"fired after {name}\n")
             if self.what == "lost":
                 raise OSError(errno.EIO, "no answer")
