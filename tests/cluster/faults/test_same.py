@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from mlaas_spark import demo
-from mlaas_spark.config import Config, InputConfig, resolve
-from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.config import Config, resolve
 from mlaas_spark.fileset import fileset
 from mlaas_spark.spark import chunks, session, specs
 from mlaas_spark.spark.convert import convert
@@ -21,11 +19,10 @@ from mlaas_spark.transform import FeatureTransform
 from tests.cluster.faults import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pyspark.sql import SparkSession
 
-    from mlaas_spark.spark.ingest import Events
 
 pytestmark = pytest.mark.spark
 
@@ -51,7 +48,7 @@ def digests_of(spark: SparkSession, config: Config, out: Path) -> dict[str, str]
     transform = FeatureTransform.of(made.specs, config.features)
     request = chunks.ChunkRequest(config.chunks, transform, config.input.identifiers, None, 64, "specs")
     return {
-        "specs": str(made.specs.to_json()),
+        "specs": repr(made.specs),
         "chunks": chunks.build(counted, request, str(out / "chunks")).content_digest,
         "convert": convert(events, str(out / "convert")).content_digest,
     }
