@@ -10,6 +10,7 @@ MlaasSparkError                   1   (never raised itself; an exit code 1 is a 
 ├── SpecsError                    4   specs, schema
 │   └── SpecsMismatchError        4
 ├── ChunkError                    4   chunk data sets and their manifests
+│   └── ConflictError             4   two writers of one data set
 ├── ModelContractError            5   the user's model
 ├── ExportError                   6
 └── ServingError                  6   bundles, and servers of them
@@ -192,6 +193,24 @@ class ChunkError(MlaasSparkError):
     """A chunk data set that is missing, incomplete, foreign or in conflict."""
 
     exit_code = 4
+
+
+class ConflictError(ChunkError):
+    """Another job has written other data to the same data set in the meantime; nothing of either is lost.
+
+    Args:
+        version: The version of the manifest that it has published.
+    """
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return (
+            f"another job has written other data meanwhile, see {self.version}: "
+            "run this one again, or choose another folder"
+        )
 
 
 class ModelContractError(MlaasSparkError):

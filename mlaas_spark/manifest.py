@@ -12,9 +12,11 @@ Layout of a folder::
     train/, validation/, test/        of chunks
                                       (the manifest is in no folder of Parquet files, whose readers would stumble on it)
 
-Executors write files under unique names into the staging folder and record them in the ledger; the driver moves the
-recorded files into place and publishes the manifest last. A crash at any point leaves the old manifest valid, and a
-rerun of the same request goes on where it stopped.
+Executors write files under unique names into the staging folder and record them in the ledger. The driver publishes a
+version, which says where each of them is to lie: that is the commit. Then it moves them there and puts the version
+into manifest.json. Who loses the version to another writer has moved nothing. A crash at any point leaves a valid
+manifest, and whoever writes next does what is left to do of a version that was published; a rerun of the same request
+goes on where it stopped. See docs/decisions/0024-commit-and-staging.md.
 """
 
 from __future__ import annotations
@@ -32,7 +34,13 @@ import pyarrow.compute as pc
 
 from mlaas_spark import drift, storage
 from mlaas_spark.drift import Drift
-from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, UnwritableOutputError
+from mlaas_spark.errors import (
+    ChunkError,
+    ConflictError,
+    MlaasSparkError,
+    UnreadableInputError,
+    UnwritableOutputError,
+)
 from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.schema import EventSchema, buffers
 
@@ -42,8 +50,8 @@ if TYPE_CHECKING:
     from mlaas_spark.plan import Plan
 
 VERSION = 1
-_VERSIONS = "_manifests"
-_STAGING = "_staging"
+VERSIONS = "_manifests"
+STAGING = "_staging"
 
 LABEL = "__label"
 WEIGHT = "__weight"
@@ -351,7 +359,12 @@ class Staging:
     @property
     def url(self) -> str:
         """The staging folder of this request."""
-        return storage.join(self.folder, _STAGING, self.request[:16])
+        return storage.join(self.folder, STAGING, self.name)
+
+    @property
+    def name(self) -> str:
+        """Its name among those of other requests."""
+        return self.request[:16]
 
     def _record(self, task: str) -> str:
         return storage.join(self.url, "ledger", f"{task}.json")
@@ -371,14 +384,20 @@ class Staging:
     def finish(self, task: str, files: Sequence[DataFile]) -> list[DataFile]:
         """Record the staged files of a task; if another attempt was first, its files count and are returned."""
         content = json.dumps([file.to_json() for file in files]).encode()
-        if storage.publish(self._record(task), content):
-            return list(files)
-        for file in files:
-            storage.remove(storage.join(self.url, file.path))
+        try:
+            if storage.publish(self._record(task), content):
+                return list(files)
+        except UnwritableOutputError:  # it may have happened, and the answer was lost: what is there tells
+            if self.finished(task) is None:
+                raise
         first = self.finished(task)
         if first is None:
             msg = f"the record of {task} in {self.url} is gone: another job has committed it, run this one again"
             raise ChunkError(msg)
+        theirs = {file.path for file in first}
+        for file in files:
+            if file.path not in theirs:  # else the record is ours
+                storage.remove(storage.join(self.url, file.path))
         return first
 
 
@@ -409,12 +428,25 @@ def present(folder: str) -> Manifest | None:
     """
     with storage.to_be_written(folder):
         names = storage.children(folder)
-    if MANIFEST in names:
-        return _heal(folder, read(folder))
-    if names and _STAGING not in names:
+        if MANIFEST in names:
+            return _settled(folder, read(folder))
+        if VERSIONS in names and (first := _version(folder, 1)):  # its writer died before it was in force
+            return _settled(folder, first, in_force=False)
+    if {*names} - {VERSIONS} and STAGING not in names:
         msg = f"{folder} holds something else ({', '.join(names[:3])}): choose an empty or a new folder"
         raise ChunkError(msg)
     return None
+
+
+def pending(folder: str) -> str | None:
+    """Name of the staging folder of a version that is published but not in force; None if the newest one is.
+
+    Raises:
+        ChunkError: A manifest cannot be read.
+    """
+    in_force = read(folder).version if storage.exists(storage.join(folder, MANIFEST)) else 0
+    waiting = _version(folder, in_force + 1)
+    return waiting.staging if waiting else None
 
 
 def stage(folder: str, request: str) -> Staging:
@@ -425,68 +457,76 @@ def stage(folder: str, request: str) -> Staging:
 
 
 def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile, str]]) -> Manifest:
-    """Move staged files to their final names and publish the manifest.
+    """Publish the manifest and move the staged files to their final names.
 
     Args:
         staging: Where the files are.
         manifest: The manifest; its ``files`` are those that lie in place already.
-        staged: Each staged file (its path in the staging folder) and its final path in the data set.
+        staged: Each staged file (its path in the staging folder) and its final path in the data set, which no version
+            before has had.
 
     Returns:
         The manifest that is now in force: ours, or that of another writer of the same who was first.
 
     Raises:
-        ChunkError: A writer of other data was first; or a staged file is gone.
+        ConflictError: A writer of other data was first; nothing of theirs is touched.
+        ChunkError: A staged file is gone; then all of the staging is removed, so that a rerun makes it anew.
+        UnwritableOutputError: It cannot be written, or whether it was written is not known; nothing is removed.
     """
-    version = _version_url(staging.folder, manifest.version)
-    _published(version, manifest)  # before anything of ours takes the place of a file of theirs
-    files = []
-    for file, path in staged:
-        source, target = storage.join(staging.url, file.path), storage.join(staging.folder, path)
-        try:
-            storage.move(source, target)
-        except FileNotFoundError as error:
-            # an earlier try may have moved it before it died
-            if not storage.exists(target):
-                msg = f"{source} is gone before its commit: run the job again"
-                raise ChunkError(msg) from error
-        files.append(replace(file, path=path))
-    files += manifest.files
-    complete = replace(manifest, files=tuple(sorted(files, key=lambda file: (file.chunk, file.split, file.path))))
-    content = json.dumps(complete.to_json(), indent=1).encode()
-    if not storage.publish(version, content) and (first := _published(version, manifest)):
-        complete, content = first, json.dumps(first.to_json(), indent=1).encode()
-    storage.write_atomic(storage.join(staging.folder, MANIFEST), content)
-    clean(staging)
-    return complete
-
-
-def _published(url: str, ours: Manifest) -> Manifest | None:
-    """The manifest at ``url``, if there is one; ChunkError if it is of other data than ours."""
-    if not storage.exists(url):
-        return None
-    found = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
-    if found.request != ours.request or [i.content for i in found.inputs] != [i.content for i in ours.inputs]:
-        msg = f"another job has written other data meanwhile, see {url}: run this one again, or choose another folder"
+    folder = staging.folder
+    if (
+        _published(folder, manifest) is None
+        and (gone := _gone(staging, staged))
+        and _published(folder, manifest) is None  # who published ours meanwhile has moved them
+    ):
+        clean(staging)
+        msg = f"{storage.join(staging.url, gone[0])} is gone before its commit: run the job again"
         raise ChunkError(msg)
+    files = [*(replace(file, path=path) for file, path in staged), *manifest.files]
+    complete = replace(manifest, files=tuple(sorted(files, key=lambda file: (file.chunk, file.split, file.path))))
+    version = _Version(complete, staging.name, {path: file.path for file, path in staged})
+    if not _put(folder, version) and (first := _published(folder, manifest)):
+        version = first
+    return _settled(folder, version, in_force=False)
+
+
+def _gone(staging: Staging, staged: Sequence[tuple[DataFile, str]]) -> list[str]:
+    """Staged files that are not there."""
+    there = set(storage.children(staging.url))
+    return [
+        file.path
+        for file, path in staged
+        # in place already: by a version of this program that moved before it published, and died then
+        if file.path not in there and not storage.exists(storage.join(staging.folder, path))
+    ]
+
+
+def _published(folder: str, ours: Manifest) -> _Version | None:
+    """What is published as our version, if something is.
+
+    Raises:
+        ConflictError: It is of other data than ours.
+    """
+    if (found := _version(folder, ours.version)) is None:
+        return None
+    theirs = found.manifest
+    if theirs.request != ours.request or [i.content for i in theirs.inputs] != [i.content for i in ours.inputs]:
+        raise ConflictError(_version_url(folder, ours.version))
     return found
 
 
 def remove_superseded(folder: str, manifest: Manifest) -> None:
     """Remove the files that the version before listed and this one does not: who reads the folder sees no old rows."""
-    if not storage.exists(url := _version_url(folder, manifest.version - 1)):
+    if (before := _version(folder, manifest.version - 1)) is None:
         return
-    before = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
-    for path in {file.path for file in before.files} - {file.path for file in manifest.files}:
+    for path in {file.path for file in before.manifest.files} - {file.path for file in manifest.files}:
         storage.remove(storage.join(folder, path))
 
 
 def clean(staging: Staging) -> None:
     """Remove the staging folder of this request, and nothing of others."""
     storage.remove(staging.url)
-    above = storage.join(staging.folder, _STAGING)
-    if not storage.children(above):
-        storage.remove(above)
+    storage.remove_empty(storage.join(staging.folder, STAGING))
 
 
 @contextmanager
@@ -509,8 +549,7 @@ def discarded_if_empty(staging: Staging) -> Iterator[None]:
 def discard(staging: Staging) -> None:
     """Give up what was staged, and the folder if nothing else is in it."""
     clean(staging)
-    if not storage.children(staging.folder):
-        storage.remove(staging.folder)
+    storage.remove_empty(staging.folder)
 
 
 def _records(staging: Staging) -> list[str]:
@@ -550,15 +589,122 @@ def request_digest(parts: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version that is published, or is to be.
+
+    Attributes:
+        manifest: What it holds.
+        staging: Name of the staging folder of its writer; "" of versions whose files lay in place before.
+        staged: Name there of each file that is to be moved, by its final path.
+    """
+
+    manifest: Manifest
+    staging: str = ""
+    staged: Mapping[str, str] = field(default_factory=dict)
+
+    def dumps(self) -> bytes:
+        moves = {"staging": self.staging, "staged": dict(self.staged)} if self.staging else {}
+        return json.dumps({**self.manifest.to_json(), **moves}, indent=1).encode()
+
+    @classmethod
+    def loads(cls, content: bytes, url: str) -> Self:
+        try:
+            found = json.loads(content)
+            manifest = Manifest.from_json(found, url)
+            staging, staged = str(found.get("staging", "")), dict(found.get("staged", {}))
+        except ValueError as error:
+            msg = f"cannot read {url}: {error}"
+            raise ChunkError(msg) from error
+        if any("/" in name or name in {".", ".."} for name in (staging, *staged.values())) or not (
+            staged.keys() <= {file.path for file in manifest.files}
+        ):
+            msg = f"{url} names staged files that are not in the staging folder, or that it does not list"
+            raise ChunkError(msg)
+        return cls(manifest, staging, staged)
+
+
 def _version_url(folder: str, version: int) -> str:
-    return storage.join(folder, _VERSIONS, f"{version:06d}.json")
+    return storage.join(folder, VERSIONS, f"{version:06d}.json")
 
 
-def _heal(folder: str, manifest: Manifest) -> Manifest:
-    """The newest published version: a writer may have died between publishing it and naming it in manifest.json."""
-    newest = manifest
-    while storage.exists(url := _version_url(folder, newest.version + 1)):
-        newest = Manifest.from_json(json.loads(storage.read_bytes(url)), url)
-    if newest is not manifest:
-        storage.write_atomic(storage.join(folder, MANIFEST), json.dumps(newest.to_json(), indent=1).encode())
-    return newest
+def _version(folder: str, number: int) -> _Version | None:
+    """A version that is published; None if there is none of that number."""
+    url = _version_url(folder, number)
+    try:
+        return _Version.loads(storage.read_bytes(url), url)
+    except FileNotFoundError:
+        return None
+
+
+def _put(folder: str, version: _Version) -> bool:
+    """Publish a version; False if another has its number.
+
+    Raises:
+        UnwritableOutputError: It cannot be written, or there is no answer; then what is there tells, unless that
+            cannot be read either.
+    """
+    url, content = _version_url(folder, version.manifest.version), version.dumps()
+    try:
+        return storage.publish(url, content, storage.join(folder, STAGING, version.staging))
+    except UnwritableOutputError as error:
+        try:
+            if storage.exists(url):  # it happened and the answer was lost, or somebody else was first
+                return storage.read_bytes(url) == content
+        except UnreadableInputError:
+            why = f"{error.why}; whether it was committed is not known: run the job again, which looks"
+            raise UnwritableOutputError(url, why) from error
+        raise
+
+
+def _settled(folder: str, version: Manifest | _Version, *, in_force: bool = True) -> Manifest:
+    """What is left to do of the newest version that is published, done: its files moved, manifest.json written.
+
+    Its writer may have died on the way, or be on it now: each step may be done by several.
+
+    Args:
+        folder: Of the data set.
+        version: The newest that is known.
+        in_force: Whether manifest.json has it.
+
+    Returns:
+        The newest manifest.
+    """
+    now = version if isinstance(version, _Version) else _Version(version)
+    while True:
+        if newer := _version(folder, now.manifest.version + 1):
+            now, in_force = newer, False
+        elif in_force:
+            return now.manifest
+        else:
+            if _moved(folder, now):
+                content = json.dumps(now.manifest.to_json(), indent=1).encode()
+                within = storage.join(folder, STAGING, now.staging) if now.staging else None
+                storage.write_atomic(storage.join(folder, MANIFEST), content, within)
+                if within:
+                    storage.remove(within)
+                    storage.remove_empty(storage.join(folder, STAGING))
+            # who wrote a newer one meanwhile may have been overtaken by this: look again
+            in_force = True
+
+
+def _moved(folder: str, version: _Version) -> bool:
+    """Move what is staged to its place; False if a newer version has done away with it meanwhile.
+
+    Raises:
+        ChunkError: A file is neither staged nor in place.
+    """
+    for path, name in version.staged.items():
+        source, target = storage.join(folder, STAGING, version.staging, name), storage.join(folder, path)
+        try:
+            storage.move(source, target)
+        except FileNotFoundError as error:
+            if storage.exists(target):  # an earlier try has moved it, or another process
+                continue
+            if storage.exists(_version_url(folder, version.manifest.version + 1)):
+                return False
+            msg = (
+                f"{source} is gone: version {version.manifest.version} of {folder} cannot be completed, remove {folder}"
+            )
+            raise ChunkError(msg) from error
+    return True

@@ -107,6 +107,7 @@ def read_ranges(
     file_index: int,
     entries: int | None = None,
     zone: str = _UTC,
+    uuid: str | None = None,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches of each entry range [start, stop), in order: number of the range, and branches, file index and entry.
 
@@ -119,12 +120,16 @@ def read_ranges(
         file_index: Index of the file in the plan.
         entries: How many entries the file had when it was planned.
         zone: Time zone of times that have none of their own.
+        uuid: Which file it was when it was planned, see :func:`read_header`.
 
     Raises:
         BranchNotFoundError: A branch of the schema is not in the file.
-        UnreadableInputError: The entries cannot be read, or the file has not as many as planned.
+        UnreadableInputError: The entries cannot be read, the file has not as many as planned, or is another one.
     """
     with _opened(path) as file:
+        # of the name, after the file was opened: one that takes its place later is not what is read here
+        if uuid is not None and (now := storage.fingerprint(path)) != uuid:
+            raise UnreadableInputError(path, f"it was replaced since it was planned (uuid {now}, not {uuid})")
         ends = _ends(file.metadata)
         if entries is not None and file.metadata.num_rows != entries:
             why = f"it was replaced since it was planned ({file.metadata.num_rows} entries, not {entries})"

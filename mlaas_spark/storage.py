@@ -17,7 +17,7 @@ import uuid
 from contextlib import contextmanager, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -45,6 +45,7 @@ _CONNECT_S = 15.0
 _WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
 _SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 _COPIED = 1 << 22  # bytes of a file in memory while it is copied
+_TRIES = 10  # where another process removes folders as this one makes them
 
 
 @contextmanager
@@ -231,6 +232,17 @@ def size(url: str, patience: Patience | None = None) -> int:
 
 
 @_reads
+def modified(url: str) -> float | None:
+    """When a file was last changed, in seconds since the epoch; None where the file system does not say."""
+    fs, path = _filesystem(url)
+    try:
+        moment = fs.modified(path)
+    except NotImplementedError:
+        return None
+    return float(moment.timestamp())
+
+
+@_reads
 def children(url: str, patience: Patience | None = None) -> list[str]:
     """Names in a folder, sorted; empty if there is no folder."""
     fs, path = _filesystem(url, patience)
@@ -277,15 +289,26 @@ def fingerprint(url: str) -> str:
 def make_folder(url: str) -> None:
     """Make a folder and those above it; one that is there stays."""
     fs, path = _filesystem(url)
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):  # one above it was empty, and another process has removed it meanwhile
+            fs.makedirs(path, exist_ok=True)
+            return
     fs.makedirs(path, exist_ok=True)
 
 
 @_writes
 def remove(url: str) -> None:
-    """Remove a file or folder and all below it; one that is not there is no error."""
+    """Remove a file or folder and all below it; one that is not there is no error, nor one that others remove too."""
     fs, path = _filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    for last in (*[False] * _TRIES, True):
+        try:
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
+        except OSError as error:  # gone, or something has come into it, while it was looked through
+            if last or error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+                raise
+        else:
+            return
 
 
 @_writes
@@ -330,9 +353,15 @@ def _move(source: str, target: str) -> None:
 
 
 @_writes
-def write_atomic(url: str, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part."""
-    temporary = _beside(url)
+def write_atomic(url: str, content: bytes, within: str | None = None) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    Args:
+        url: The file.
+        content: What it is to hold.
+        within: A folder of the same filesystem where it lies until it is whole; None is that of the file.
+    """
+    temporary = _beside(url, within)
     _write(temporary, content)
     _put(temporary, url)
 
@@ -348,9 +377,10 @@ def write_stream(url: str, write: Callable[[Any], None]) -> None:
     _put(temporary, url)
 
 
-def _beside(url: str) -> str:
-    """A name in the same folder that nobody else uses, and that Spark and we pass over."""
+def _beside(url: str, within: str | None = None) -> str:
+    """A name in the same folder, or in another, that nobody else uses, and that Spark and we pass over."""
     folder, _, name = url.rpartition("/")
+    folder = folder if within is None else within
     return f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if folder else f".{name}.{uuid.uuid4().hex}.tmp"
 
 
@@ -371,14 +401,21 @@ def open_mapped(url: str) -> Any:
 
 
 @_writes
-def publish(url: str, content: bytes) -> bool:
-    """Put a file if nothing has its name; False, with nothing changed, if something has."""
+def publish(url: str, content: bytes, within: str | None = None) -> bool:
+    """Put a file if nothing has its name; False, with nothing changed, if something has.
+
+    Args:
+        url: The file.
+        content: What it is to hold.
+        within: As :func:`write_atomic` has it.
+    """
     fs, path = _filesystem(url)
-    temporary = _beside(url)
+    temporary = _beside(url, within)
     _write(temporary, content)
     _, temporary_path = _filesystem(temporary)
     if isinstance(fs, LocalFileSystem):
         try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             os.link(temporary_path, path)  # unlike rename, link refuses a name that is taken
         except OSError as error:
             if error.errno != errno.EEXIST:
@@ -387,6 +424,7 @@ def publish(url: str, content: bytes) -> bool:
         finally:
             Path(temporary_path).unlink(missing_ok=True)
         return True
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     if not (won := _renamed(fs, temporary_path, path)):
         fs.rm_file(temporary_path)
     return won
@@ -526,8 +564,7 @@ def total_size(urls: Iterable[str]) -> int:
 def _write(url: str, content: bytes) -> None:
     fs, path = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as stream:
+        with _made(Path(path)) as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -535,3 +572,13 @@ def _write(url: str, content: bytes) -> None:
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     with fs.open(path, "wb") as stream:
         stream.write(content)
+
+
+def _made(path: Path) -> BinaryIO:
+    """A new file, open, in a folder that is made; again if another process has removed the empty folder meanwhile."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("wb")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")

@@ -29,7 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" not in config.getoption("-m"):
+        soaking = [item for item in items if item.get_closest_marker("soak")]
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soaking)
     # with -n the tests of a folder share a process, where they share a Spark session and servers
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.relative_to(_TESTS).parts[0]))

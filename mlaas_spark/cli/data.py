@@ -1,4 +1,4 @@
-"""Verbs that make data sets: demo, convert, specs, chunks."""
+"""Verbs that make data sets: demo, convert, specs, chunks; and clean, for what these have left unfinished."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ import typer
 
 from mlaas_spark.cli import show
 from mlaas_spark.cli.app import app
-from mlaas_spark.cli.options import BRANCHES, CONFIG, INPUT, LABEL, SELECTION, content, journal, resolved, takes
+from mlaas_spark.cli.options import (
+    BRANCHES,
+    CONFIG,
+    INPUT,
+    LABEL,
+    SELECTION,
+    AsJson,
+    content,
+    journal,
+    resolved,
+    takes,
+)
 from mlaas_spark.errors import ConfigError
+from mlaas_spark.storage import absolute
 
 
 @app.command()
@@ -117,3 +129,39 @@ def chunks(
     show.table("Events", ("split", "label", "events"), rows)
     show.ledger(manifest.ledger)
     show.line(f"{manifest.chunks} chunks in {out}, digest {manifest.content_digest[:12]}")
+
+
+@app.command()
+def clean(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A data set, a folder of data sets, or one of runs.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; change nothing.")] = False,
+    after: Annotated[
+        float,
+        typer.Option(
+            "--after", min=0, help="Minutes of silence after which a writer on another machine counts as dead."
+        ),
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what writers that died have left; what a live writer holds stays.
+
+    Example: mlaas-spark clean data/converted --dry-run
+    """
+    from mlaas_spark import leftovers
+
+    place = absolute(folder)
+    if not dry_run:
+        leftovers.complete(place)
+    found = leftovers.find(place, after * 60)
+    gone = [item for item in found if not item.stays] if dry_run else leftovers.sweep(found)
+    kept = [item for item in found if item.stays]
+    if as_json:
+        listed = {name: [item.to_json() for item in items] for name, items in (("removed", gone), ("kept", kept))}
+        show.as_json({"folder": place, "dry_run": dry_run, **listed})
+        return
+    for item in gone:
+        show.line(f"{'would remove' if dry_run else 'removed'} {item}")
+    for item in kept:
+        show.line(f"kept {item}")
+    if not found:
+        show.line(f"nothing is left over in {place}")

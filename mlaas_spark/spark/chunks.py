@@ -23,6 +23,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import mixing, parquet, storage
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, SpecsMismatchError
+from mlaas_spark.lease import held
 from mlaas_spark.manifest import (
     FEATURES,
     LABEL,
@@ -130,10 +131,11 @@ def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     if isinstance(staging, Manifest):
         _log.info("%s holds these chunks already", folder)
         return staging
-    counted, staged = _staged(events, request, staging)
-    if not request.targets:
-        _check_classes(staged, staging)
-    return _committed(counted, request, staging, staged)
+    with held(staging.url):
+        counted, staged = _staged(events, request, staging)
+        if not request.targets:
+            _check_classes(staged, staging)
+        return _committed(counted, request, staging, staged)
 
 
 def trial(events: Events, request: ChunkRequest, folder: str) -> Manifest:
@@ -146,8 +148,9 @@ def trial(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     plan = replace(events.plan, files=tuple(replace(file, label=0.0) for file in events.plan.files))
     unlabelled, request = replace(events, plan=plan), replace(request, label=None, targets=(), weight=None)
     staging = stage(folder, request_digest([request.digest(plan)]))
-    counted, staged = _staged(unlabelled, request, staging)
-    return _committed(counted, request, staging, staged)
+    with held(staging.url):
+        counted, staged = _staged(unlabelled, request, staging)
+        return _committed(counted, request, staging, staged)
 
 
 def part_events(size: int | Literal["all"]) -> int:

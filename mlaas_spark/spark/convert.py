@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from mlaas_spark import parquet
 from mlaas_spark.config import ConvertConfig, Format
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
+from mlaas_spark.lease import held
 from mlaas_spark.manifest import (
     DataFile,
     Manifest,
@@ -213,11 +215,24 @@ def bring_up_to_date(
         ChunkError: The folder holds something else.
         FilesetError: No event passes the selection.
     """
+    with ExitStack() as stack:
+        return _brought(events, made, folder, recut, stack)
+
+
+def _brought(
+    events: Events,
+    made: RangeSet,
+    folder: str,
+    recut: Callable[[Events, Collection[int]], Events],
+    stack: ExitStack,
+) -> Manifest:
     plan = events.plan
     before = present(folder)
     if before is not None and before.request != made.recipe:
         msg = f"{folder} holds {made.differs}: choose another folder, or remove this one"
         raise ChunkError(msg)
+    if before is not None and before.version > 1:
+        remove_superseded(folder, before)  # its writer may have died before it did
     inputs = inputs_of(plan)
     known = before.inputs if before else ()
     places = {item.identity: index for index, item in enumerate(known)}
@@ -228,6 +243,7 @@ def bring_up_to_date(
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
     staging = stage(folder, request_digest([made.recipe, plan.digest()]))
+    stack.enter_context(held(staging.url))
     missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
     with discarded_if_empty(staging):
         if missing:
@@ -255,8 +271,9 @@ def bring_up_to_date(
     else:
         # a set from before there was this folder has its files beside the manifest, all of them
         beside = any("/" not in file.path for file in stays)
+        named = partial(_final_name, version=manifest.version)
         staged = gathered or [
-            (file, ("" if beside else f"{made.place}/") + _final_name(plan.files[entries.file], entries, file.digest))
+            (file, ("" if beside else f"{made.place}/") + named(plan.files[entries.file], entries, file.digest))
             for entries, files in done.items()
             for file in files
         ]
@@ -300,10 +317,12 @@ def _task(entries: EntryRange) -> str:
     return f"{entries.file:06d}-{entries.start:012d}-{entries.stop:012d}"
 
 
-def _final_name(file: PlannedFile, entries: EntryRange, values: str) -> str:
+def _final_name(file: PlannedFile, entries: EntryRange, values: str, version: int) -> str:
     # trees and copies of one file may have equal values in equal entries
     digest = request_digest([file.key, values])
-    return f"{file.uuid}-{entries.start:012d}-{entries.stop:012d}-{digest[:16]}.parquet"
+    # a name of its own in each version: a writer that is slow to remove what an older one had removes nothing newer
+    since = f"-v{version}" if version > 1 else ""
+    return f"{file.uuid}-{entries.start:012d}-{entries.stop:012d}-{digest[:16]}{since}.parquet"
 
 
 def _tables(sort_keys: Sequence[str]) -> Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]:

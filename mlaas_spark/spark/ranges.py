@@ -137,7 +137,7 @@ def _read_parquet(
     from mlaas_spark import parquet_io
 
     spans = [(entries.start, entries.stop) for entries in ranges]
-    for number, batch in parquet_io.read_ranges(file.path, schema, spans, index, file.entries, zone):
+    for number, batch in parquet_io.read_ranges(file.path, schema, spans, index, file.entries, zone, file.uuid):
         yield ranges[number], batch
 
 

@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql import types as T  # noqa: N812
 
+from mlaas_spark import storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
@@ -29,7 +30,7 @@ from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, Ev
 from mlaas_spark.spark.damage import located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
-from mlaas_spark.spark.session import gathered, literal, local, quoted, received, unschemed
+from mlaas_spark.spark.session import gathered, literal, local, quoted, received, spread, unschemed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -106,7 +107,10 @@ class Records:
     def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
         """What ``work`` makes of the events."""
         read = self.reader(plan)
-        return gathered(self.rows(spark, plan), lambda batches: work(read(batches)))
+        made = gathered(self.rows(spark, plan), lambda batches: work(read(batches)))
+        # a file that has become shorter gives no row where it had a block, and no task that would see it
+        spread(spark, sorted({(plan.files[r.file].path, plan.files[r.file].uuid) for r in plan.ranges}), _same)
+        return made
 
     def of(self, files: Collection[int]) -> Records:
         """The rows of some files; Spark reads no other."""
@@ -272,12 +276,17 @@ def _ranges_of(
     for r in plan.ranges:
         ranges.setdefault(r.file, []).append(r)
     starts = {file: [r.start for r in of_file] for file, of_file in ranges.items()}
+    planned = [(file.path, file.uuid) for file in plan.files]
 
     def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[EntryRange, pa.RecordBatch]]:
         done: dict[tuple[str, int], int] = {}
+        seen: set[str] = set()
         for batch in batches:
             for path, block, rows in runs(batch):
                 file = paths[path]
+                if path not in seen:
+                    seen.add(path)
+                    _refuse_replaced(*planned[file])
                 first = blocks[path, block] + done.get((path, block), 0)
                 done[path, block] = done.get((path, block), 0) + rows.num_rows
                 place = bisect.bisect_right(starts.get(file, []), first) - 1
@@ -287,6 +296,18 @@ def _ranges_of(
                 yield entries, _events(rows.slice(0, entries.stop - first), schema, file, first, path)
 
     return cut
+
+
+def _same(planned: Iterator[tuple[str, str]]) -> Iterator[bool]:
+    for path, uuid in planned:
+        _refuse_replaced(path, uuid)
+        yield True
+
+
+def _refuse_replaced(path: str, uuid: str) -> None:
+    """UnreadableInputError unless the file is the one that was planned; Spark reads whatever has the name."""
+    if (now := storage.fingerprint(path)) != uuid:
+        raise UnreadableInputError(path, f"it was replaced since it was planned (uuid {now}, not {uuid})")
 
 
 def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, path: str) -> pa.RecordBatch:

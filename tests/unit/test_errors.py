@@ -36,6 +36,7 @@ EXIT_CODES = {
     "SpecsError": 4,
     "SpecsMismatchError": 4,
     "ChunkError": 4,
+    "ConflictError": 4,
     "ModelContractError": 5,
     "ExportError": 6,
     "ServingError": 6,

@@ -262,7 +262,7 @@ def test_staged_file_that_is_gone_stops_the_commit(tmp_path: Path) -> None:
     staging = staging_of(tmp_path)
     files = write_task(staging, 0)
     Path(staging.url, files[0].path).unlink()
-    with pytest.raises(ChunkError, match="is gone before its commit: run the job again"):
+    with pytest.raises(ChunkError, match=r"is gone before its commit: run the job again"):
         commit(staging, manifest_of(REQUEST), [(files[0], "test/0.parquet")])
     assert MANIFEST not in os.listdir(tmp_path)  # noqa: PTH208 - names only
 
