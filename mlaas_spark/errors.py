@@ -11,6 +11,8 @@ MlaasSparkError                   1   (never raised itself; an exit code 1 is a 
 │   └── SpecsMismatchError        4
 ├── ChunkError                    4   chunk data sets and their manifests
 │   └── ConflictError             4   two writers of one data set
+├── LockedError                   4   another job is at work
+├── ShiftError                    4   new data that are not as those of the training
 ├── ModelContractError            5   the user's model
 ├── ExportError                   6
 └── ServingError                  6   bundles, and servers of them
@@ -26,7 +28,7 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _NEAREST = 3
 _LONGEST_REASON = 300
@@ -210,6 +212,47 @@ class ConflictError(ChunkError):
         return (
             f"another job has written other data meanwhile, see {self.version}: "
             "run this one again, or choose another folder"
+        )
+
+
+class LockedError(MlaasSparkError):
+    """Another job holds the lock; nothing was begun.
+
+    Args:
+        folder: Of the lock.
+        holder: Who holds it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(folder, holder)
+        self.folder = folder
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return f"{self.holder} is at work here ({self.folder}): wait until it is done; a dead job's lock is taken over"
+
+
+class ShiftError(MlaasSparkError):
+    """New data are not as those that the model in service was trained on.
+
+    Args:
+        branches: Why to look at each branch.
+    """
+
+    exit_code = 4
+
+    def __init__(self, branches: Mapping[str, Iterable[str]]) -> None:
+        super().__init__({name: tuple(whys) for name, whys in branches.items()})
+        self.branches: dict[str, tuple[str, ...]] = self.args[0]
+
+    def __str__(self) -> str:
+        shown = [f"{name} ({', '.join(whys)})" for name, whys in list(self.branches.items())[:_NEAREST]]
+        more = f" and {len(self.branches) - _NEAREST} more" if len(self.branches) > _NEAREST else ""
+        return (
+            f"the new files are not as those of the training: {', '.join(shown)}{more}; look at them, and go on with "
+            "--drift warn if they are right"
         )
 
 

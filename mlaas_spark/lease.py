@@ -84,6 +84,10 @@ class Lease:
             return _started(self.pid) == self.started
         return now - self.renewed < silent
 
+    def dumps(self) -> bytes:
+        """As JSON; :func:`read` reads it back."""
+        return json.dumps(asdict(self)).encode()
+
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}"
 
@@ -102,6 +106,13 @@ def held(folder: str, renew: float = RENEWED_S) -> Iterator[None]:
     name = f"writer-{_short(lease.machine)}-{lease.pid}-{lease.started}-{uuid.uuid4().hex[:8]}.json"
     url = storage.join(folder, name)
     _write(url, lease)
+    with kept(url, lease, renew):
+        yield
+
+
+@contextmanager
+def kept(url: str, lease: Lease, renew: float = RENEWED_S) -> Iterator[None]:
+    """Renew the lease that is written at ``url``, and mark it as ended at the end."""
     done = threading.Event()
     thread = threading.Thread(target=_renew, args=(url, lease, done, renew), name="lease", daemon=True)
     thread.start()
@@ -120,11 +131,12 @@ def leases(folder: str) -> list[Lease]:
         if of := _NAME.fullmatch(name):
             url = storage.join(folder, name)
             with suppress(FileNotFoundError):  # gone meanwhile
-                found.append(_half_written(of, url) if of["part"] else _read(url) or _half_written(of, url))
+                found.append(_half_written(of, url) if of["part"] else read(url) or _half_written(of, url))
     return found
 
 
-def _read(url: str) -> Lease | None:
+def read(url: str) -> Lease | None:
+    """The lease at ``url``; None if it is none."""
     try:
         return Lease(**json.loads(storage.read_bytes(url)))
     except (ValueError, TypeError):
@@ -159,7 +171,7 @@ def _rewrite(url: str, lease: Lease) -> None:
 
 
 def _write(url: str, lease: Lease) -> None:
-    storage.write_atomic(url, json.dumps(asdict(lease)).encode())
+    storage.write_atomic(url, lease.dumps())
 
 
 def _short(machine: str) -> str:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from mlaas_spark import errors
 from mlaas_spark.errors import (
     BranchNotFoundError,
+    LockedError,
     MlaasSparkError,
     NoAnswerError,
+    ShiftError,
     TreeNotFoundError,
     UnreadableInputError,
     UnwritableOutputError,
@@ -37,6 +39,8 @@ EXIT_CODES = {
     "SpecsMismatchError": 4,
     "ChunkError": 4,
     "ConflictError": 4,
+    "LockedError": 4,
+    "ShiftError": 4,
     "ModelContractError": 5,
     "ExportError": 6,
     "ServingError": 6,
@@ -51,6 +55,8 @@ SPECIAL = [
     UnreadableInputError("/data/f.root", "cut short", "Events", (0, 25000)),
     UnreadableInputError("/data/f.root", "cut short"),
     UnwritableOutputError("hdfs://nn:9000/out", "Permission denied: user=bob"),
+    LockedError("runs/higgs/lock", "process 12 of bob on node7"),
+    ShiftError({"MET_pt": ["PSI 0.31 > 0.2"]}),
     NoAnswerError("http://host:8083", "nobody answers", sent=False, temporary=True),
     NoAnswerError("http://host:8083", "TLS refused", sent=False, temporary=False),
 ]
