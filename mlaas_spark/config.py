@@ -388,6 +388,16 @@ class EvaluateConfig(_Section):
     seed: int = Field(default=1, ge=0, lt=2**31)
 
 
+class RetrainConfig(_Section):
+    """When new files are trained on, and when a new model comes into service."""
+
+    drift: Literal["fail", "warn", "off"] = "fail"
+    psi: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+    ks: float = Field(default=0.1, gt=0, le=1)
+    missing: float = Field(default=0.01, ge=0, le=1)
+    margin: float = Field(default=0.005, ge=0, allow_inf_nan=False)
+
+
 class ExportConfig(_Section):
     """The bundle for TFaaS; the served name is ``<name>_<digest>``."""
 
@@ -483,6 +493,7 @@ class Config(_Section):
     chunks: ChunkConfig = Field(default_factory=ChunkConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     predict: PredictConfig = Field(default_factory=PredictConfig)
     serve: ServeConfig = Field(default_factory=ServeConfig)
