@@ -306,13 +306,26 @@ def train(
     Raises:
         MlaasSparkError: One of its kinds for whatever a user can mend; then no run folder is left.
     """
-    if config.train.model is None:
-        msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
-        raise ConfigError(msg)
+    model_file(config)
     fileset(config.input)  # what costs nothing to check is checked before anything starts
     save_as = _free(save_as) if save_as else None
     with runs.working_folder(storage.join(storage.absolute(config.runs), config.name)) as work:
         return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC), resume))
+
+
+def model_file(config: Config) -> UserFile:
+    """The user's file with the model, read and parsed, not run.
+
+    Raises:
+        ConfigError: The config names none.
+        ModelContractError: It cannot be read, or is no Python.
+    """
+    if config.train.model is None:
+        msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
+        raise ConfigError(msg)
+    user = UserFile.read(str(config.train.model), ModelContractError)
+    user.check_syntax(ModelContractError)
+    return user
 
 
 def _free(save_as: str) -> str:
@@ -359,8 +372,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         from mlaas_spark.ml import onnx
 
         onnx.check_installed()
-    user = UserFile.read(str(config.train.model), ModelContractError)
-    user.check_syntax(ModelContractError)
+    user = model_file(config)
     spark = _start(config, journal, meanwhile=_import_keras)
     with journal.stage("model file"):
         user.function("model", ModelContractError)
@@ -682,9 +694,7 @@ def evaluate(
         raise ConfigError(msg)
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, f"evaluation-{split}")
-    if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - set(storage.children(place))):
-        msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
-        raise ConfigError(msg)
+    check_run(run)
     _check_replaceable(target)
     from mlaas_spark.ml import evaluate as evaluating
     from mlaas_spark.ml.inputs import InputLayout
@@ -714,6 +724,14 @@ def evaluate(
     texts = {"metrics.json": json.dumps(metrics, indent=1).encode()}
     storage.replace_folder(target, {**texts, **plots.files(drawn)})
     return Evaluated(metrics, target, len(drawn))
+
+
+def check_run(run: str) -> None:
+    """The folder is that of a finished run; ConfigError if it is not."""
+    there = set(storage.children(storage.absolute(run)))
+    if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - there):
+        msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
+        raise ConfigError(msg)
 
 
 def _chunks_of(run_json: Path) -> tuple[str, str]:
@@ -837,6 +855,19 @@ def upload(config: Config, bundle: str, journal: Journal, alias: str | None = No
     return proof, aliases.promote(alias, entry, before)
 
 
+def uploadable(config: Config, bundle: str, journal: Journal, alias: str | None = None) -> dict[str, Any]:
+    """What :func:`upload` would do, checked as far as it can be without sending; errors are those of it."""
+    from mlaas_spark.serving import alias as aliases
+
+    before = aliases.current(alias) if alias else None
+    client = _client(config)
+    with journal.stage("check the bundle offline"):
+        archive = _archive(bundle)
+    served = any(model["name"] == archive.name for model in client.models())
+    used = {"alias": alias, "before": before and before.current.name}
+    return {"name": archive.name, "url": client.url, "files": sorted(archive.files), "served": served, **used}
+
+
 def _archive(bundle: str) -> Archive:
     """The tar of a bundle, checked offline."""
     from mlaas_spark.serving.deploy import Archive
@@ -854,7 +885,16 @@ def _archive(bundle: str) -> Archive:
 
 
 def rollback(config: Config, alias: str) -> Alias:
-    """Let clients of an alias use the model before, which its server must still have.
+    """Let clients of an alias use the model before; errors are those of :func:`rolled_back`."""
+    from mlaas_spark.serving import alias as aliases
+
+    changed = rolled_back(config, alias)
+    aliases.put(alias, changed)
+    return changed
+
+
+def rolled_back(config: Config, alias: str) -> Alias:
+    """What an alias would be after a rollback: the model before, which its server must still have.
 
     Raises:
         ServingError: There was none before, or its server does not have it.
@@ -863,7 +903,6 @@ def rollback(config: Config, alias: str) -> Alias:
 
     changed = aliases.read(alias).rolled_back(aliases.stamp(datetime.now(UTC)))
     _client(config, changed.current.url).params(changed.current.name)
-    aliases.put(alias, changed)
     return changed
 
 
@@ -883,6 +922,18 @@ def delete(config: Config, name: str) -> None:
     Raises:
         ServingError: No such model, or clients use it by the alias of the config.
     """
+    _check_unused(config, name)
+    _client(config).delete(name)
+
+
+def deletable(config: Config, name: str) -> None:
+    """:func:`delete` would remove a model; errors are those of it."""
+    _check_unused(config, name)
+    _client(config).params(name)
+
+
+def _check_unused(config: Config, name: str) -> None:
+    """Clients do not use the model by the alias of the config."""
     from mlaas_spark.serving import alias as aliases
 
     if (place := config.serve.alias) and (used := aliases.current(place)) and used.current.name == name:
@@ -890,7 +941,6 @@ def delete(config: Config, name: str) -> None:
             f"{name} is what the alias {place} means now: mlaas-spark rollback --alias {place}, or promote another one"
         )
         raise ServingError(msg)
-    _client(config).delete(name)
 
 
 @dataclass(frozen=True)

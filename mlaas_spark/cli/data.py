@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from mlaas_spark.cli import show
+from mlaas_spark.cli import dry, show
 from mlaas_spark.cli.app import app
-from mlaas_spark.cli.options import BRANCHES, CONFIG, INPUT, LABEL, SELECTION, content, journal, resolved, takes
+from mlaas_spark.cli.options import (
+    BRANCHES,
+    CONFIG,
+    DRY,
+    INPUT,
+    LABEL,
+    SELECTION,
+    AsJson,
+    content,
+    journal,
+    resolved,
+    takes,
+)
 from mlaas_spark.errors import ConfigError
 
 
@@ -34,7 +46,7 @@ def demo(
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | DRY)
 def convert(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set.")],
@@ -47,6 +59,7 @@ def convert(
     target_size: Annotated[
         str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT and Parquet.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -59,7 +72,14 @@ def convert(
     options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
     given = {key: value for key, value in options.items() if value}
     mapping = {**mapping, "convert": {**(mapping.get("convert") or {}), **given}} if given else mapping
-    manifest = pipeline.convert(resolved(context, mapping), out, journal())
+    config, told = resolved(context, mapping), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    manifest = pipeline.convert(config, out, told)
+    if as_json:
+        show.manifest_json(out, manifest)
+        return
     show.ledger(manifest.ledger)
     show.data_set(out, manifest)
     if manifest.schema.omitted:
@@ -70,10 +90,11 @@ def convert(
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | DRY)
 def specs(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="The specs file to write.")] = "specs.json",
+    as_json: AsJson = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -82,8 +103,16 @@ def specs(
     from mlaas_spark import pipeline
     from mlaas_spark.transform import FeatureTransform
 
-    config = resolved(context)
-    made = pipeline.specs(config, out, journal()).specs
+    config, told = resolved(context), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    made = pipeline.specs(config, out, told).specs
+    width = FeatureTransform.of(made, config.features).width
+    if as_json:
+        branches = {name: stats.to_json() for name, stats in sorted(made.branches.items())}
+        show.as_json({"out": out, "events": made.events, "width": width, "branches": branches})
+        return
     rows: list[tuple[object, ...]] = []
     for name, stats in sorted(made.branches.items()):
         numbers = (show.number(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std))
@@ -92,7 +121,6 @@ def specs(
         rows.append((name, kind, stats.dim, *numbers, stats.nan, stats.inf, share))
     columns = ("branch", "type", "dim", "min", "max", "mean", "std", "NaN", "inf", "zero")
     show.table("Specs", columns, rows)
-    width = FeatureTransform.of(made, config.features).width
     show.line(
         f"{made.events:,} events, {len(made.flat)} flat and {len(made.jagged)} jagged branches, "
         f"W = {width} columns; written to {out}"
@@ -100,10 +128,11 @@ def specs(
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL | DRY)
 def chunks(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the chunk data set.")],
+    as_json: AsJson = False,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -111,7 +140,14 @@ def chunks(
     """
     from mlaas_spark import pipeline
 
-    manifest = pipeline.chunks(resolved(context), out, journal())
+    config, told = resolved(context), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    manifest = pipeline.chunks(config, out, told)
+    if as_json:
+        show.manifest_json(out, manifest)
+        return
     counts = manifest.counts().items()
     rows = [(split, value, events) for split, labels in counts for value, events in labels.items()]
     show.table("Events", ("split", "label", "events"), rows)

@@ -132,6 +132,23 @@ def data_set(out: str, manifest: Manifest) -> None:
     line(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
 
 
+def manifest_json(out: str, manifest: Manifest) -> None:
+    """What was written where, machine-readable; all of it is in the manifest."""
+    as_json(
+        {
+            "out": out,
+            "digest": manifest.content_digest,
+            "entries": manifest.ledger,
+            "files": len(manifest.files),
+            "bytes": sum(file.bytes for file in manifest.files),
+            "chunks": manifest.chunks,
+            "counts": manifest.counts(),
+            "omitted": [{"name": item.name, "reason": item.reason} for item in manifest.schema.omitted],
+            "drift": {name: dict(zip(drift._fields, drift, strict=True)) for name, drift in manifest.drift.items()},
+        }
+    )
+
+
 def folders(out: str, manifest: Manifest) -> None:
     """Folders of a data set that hold its Parquet files."""
     found = sorted({file.path.rpartition("/")[0] for file in manifest.files})
