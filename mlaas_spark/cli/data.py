@@ -26,11 +26,14 @@ from mlaas_spark.errors import ConfigError
 
 
 @app.command()
+@takes(DRY)
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the sample.")] = Path("data/demo"),
     events: Annotated[int, typer.Option("--events", help="Events in all files.", min=8)] = 80_000,
     files: Annotated[int, typer.Option("--files", help="Number of files, half signal, half background.", min=2)] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal events.", min=0)] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Write the demo's sample: physics-like ROOT files, signal and background.
 
@@ -41,8 +44,15 @@ def demo(
     if files % 2:
         msg = f"--files must be even, half signal and half background, not {files}"
         raise ConfigError(msg)
-    for path in generate(folder, events, files, seed):
-        show.line(str(path))
+    if context.params["dry_run"]:
+        dry.told({}, [str(folder)], as_json=as_json)
+        return
+    written = [str(path) for path in generate(folder, events, files, seed)]
+    if as_json:
+        show.as_json({"files": written})
+        return
+    for path in written:
+        show.line(path)
 
 
 @app.command()
