@@ -25,6 +25,7 @@ from mlaas_spark.errors import (
     ChunkError,
     ConfigError,
     ExportError,
+    MlaasSparkError,
     ModelContractError,
     ServingError,
     SpecsError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from mlaas_spark.config import Config
+    from mlaas_spark.doctor import Check
     from mlaas_spark.drift import Ranges
     from mlaas_spark.estimate import Estimate
     from mlaas_spark.manifest import Manifest
@@ -150,6 +152,54 @@ class Planned:
             "largest": max(sizes),
             "mean": sum(sizes) / len(sizes),
         }
+
+
+def doctor(config: Config, out: str | None, journal: Journal, *, session: bool = False) -> list[Check]:
+    """Look at what this machine has of what the config's work needs, its TFaaS server too.
+
+    Args:
+        config: Of it count where files are, what is written, ``spark`` and ``serve``.
+        out: A further folder that would be written.
+        journal: Told of each stage.
+        session: Start Spark, and a Python worker in it, as well.
+    """
+    from mlaas_spark import doctor as doctors
+
+    section = config.input
+    named = [*section.files, section.redirector or "", *(name for group in section.groups for name in group.files)]
+    writes = [place for place in (config.runs, config.chunks.folder, out) if place]
+    needs = doctors.Needs.of([*named, *writes], config.spark.master, config.spark.x509_proxy)
+    found = doctors.checks(needs, writes)
+    if config.serve.url:
+        found.append(_asked_for_models(config))
+    if session:
+        found.append(_tried_spark(config, journal))
+    return found
+
+
+def _asked_for_models(config: Config) -> Check:
+    from mlaas_spark.doctor import Check
+
+    name = f"TFaaS {config.serve.url}"
+    patient = config.model_copy(update={"serve": config.serve.model_copy(update={"retries": 0, "timeout": 5.0})})
+    try:
+        return Check(name, "ok", f"answers, has {len(_client(patient).models())} models")
+    except ServingError as error:
+        return Check(name, "fail", str(error), "is it up, and is the URL that of the server: --url, serve.url")
+
+
+def _tried_spark(config: Config, journal: Journal) -> Check:
+    from mlaas_spark.doctor import Check
+    from mlaas_spark.spark.probe import workers
+
+    try:
+        spark = _start(config, journal)
+        there = workers(spark)
+    except MlaasSparkError as error:
+        return Check("Spark session", "fail", str(error), "see what is said of Java and of HADOOP_CONF_DIR")
+    return Check(
+        "Spark session", "ok", f"Spark {spark.version}, {spark.sparkContext.master}, {len(there)} Python workers"
+    )
 
 
 def plan(config: Config, journal: Journal) -> Planned:

@@ -30,7 +30,7 @@ READ_ONLY = {"inspect", "plan", "models", "params", "serve-check", "predict-remo
 
 def verbs() -> dict[str, Any]:
     """All commands with their full names, those of groups too."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, command in COMMAND.commands.items():
         inner = getattr(command, "commands", None)
         found |= {f"{name} {verb}": of for verb, of in inner.items()} if inner else {name: command}
