@@ -407,6 +407,7 @@ class _Prepared:
     transform: FeatureTransform
     manifest: Manifest
     folder: str
+    model: str  # digest of the user's file
 
 
 def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
@@ -441,7 +442,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
-    data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder))
+    data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder), user.digest)
     set_learning_rate(model, config.train)
     identity = _identity(config, user, data)
     keeper = Keeper.of(checkpoints, identity, config.train.checkpoint, resume=place.resume)
@@ -575,6 +576,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             **manifest.digests,
             "config": config.digest(),
             "content": manifest.content_digest,
+            "model": data.model,
         },
         "versions": origin.versions,
     }

@@ -97,9 +97,9 @@ def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
 
 def _run(anywhere: list[str], given: list[str]) -> int:
     command = typer.main.get_command(app)
-    result = command.main(
-        [*anywhere, *(given or ["--help"])], prog_name="mlaas-spark", standalone_mode=False, obj=given[1:]
-    )
+    if not given or (len(given) == 1 and hasattr(command.commands.get(given[0]), "commands")):  # type: ignore[attr-defined]
+        given = [*given, "--help"]
+    result = command.main([*anywhere, *given], prog_name="mlaas-spark", standalone_mode=False, obj=given[1:])
     if result == _TYPER_INTERRUPTED:
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0

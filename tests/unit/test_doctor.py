@@ -45,7 +45,7 @@ def test_java_is_judged_by_what_it_says(says: str | None, state: str, shown: str
 
 def test_java_home_goes_before_the_path() -> None:
     asked: list[Sequence[str]] = []
-    check = doctor.java("/opt/java", asked.append)  # type: ignore[func-returns-value]
+    check = doctor.java("/opt/java", asked.append)
     assert asked == [["/opt/java/bin/java", "-version"]]
     assert "unset JAVA_HOME" in check.mend
 
