@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import plots, runs, storage
+from mlaas_spark.bottleneck import Streamed, bottleneck
 from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import History
     from mlaas_spark.plan import Plan
-    from mlaas_spark.runs import Journal, Work
+    from mlaas_spark.runs import Journal, Stage, Work
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
@@ -313,10 +314,12 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     events = _open(config, journal, text=True)
     target = storage.absolute(folder)
     with journal.stage("convert") as stage:
+        _measured(stage, events)
         before = manifests.present(target)
         manifest = converting.convert(events, target, config.convert)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    _say_bottleneck(journal)
     return manifest
 
 
@@ -328,9 +331,11 @@ def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
     target = storage.absolute(target)
     known = _read_specs(target) if storage.exists(target) else None
     with journal.stage("specs") as stage:
+        _measured(stage, events)
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
         stage.events = made.specs.events
     storage.write_atomic(target, made.dumps().encode())
+    _say_bottleneck(journal)
     return made
 
 
@@ -338,7 +343,9 @@ def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the chunk data set of the config, with specs.json beside its manifest's folder."""
     events = _open(config, journal)
     made, counted = _specs(config, events, journal)
-    return _chunks(config, counted, made, storage.absolute(folder), journal)
+    manifest = _chunks(config, counted, made, storage.absolute(folder), journal)
+    _say_bottleneck(journal)
+    return manifest
 
 
 def train(
@@ -523,8 +530,10 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
     )
     with journal.stage("train") as stage:
+        _measured_by(stream, config.train.epochs, stage)
         history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
+    streamed = _streamed(stream, config)
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
@@ -565,6 +574,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "started": place.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": journal.to_json(),
+        "streamed": streamed and asdict(streamed),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
         "width": data.transform.width,
@@ -615,6 +625,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         for path in sorted(written.iterdir()):
             shutil.move(path, work / path.name)
     folder = runs.publish(place.work, name, texts)
+    _say_bottleneck(journal, streamed)
     fitting.keeper.checkpoints.remove()
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
@@ -634,6 +645,12 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         saved=place.save_as,
         archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
+
+
+def _say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
+    """At the end of a job: what took longest, and what to change."""
+    if told := bottleneck({stage.name: stage.seconds for stage in journal.stages}, streamed):
+        journal.say(told)
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:
@@ -1153,6 +1170,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
     target = storage.absolute(folder)
     request = _predict_request(config, events, trained)
     with journal.stage("predict") as stage:
+        _measured(stage, events)
         before = manifests.present(target)
         manifest = predicting.predict(events, request, target)
         stage.events = manifest.ledger["entries"]
@@ -1285,11 +1303,42 @@ def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkS
     return events
 
 
+def _measured(stage: Stage, events: Events) -> None:
+    """Let a stage tell how far it is, as Spark tells, and how much it reads, where that costs nothing to know."""
+    from mlaas_spark.spark.progress import share_done
+
+    stage.total, stage.measure = events.plan.entries, share_done(events.spark)
+    paths = {file.path for file in events.plan.files}
+    if all(storage.local_path(path) is not None for path in paths):
+        stage.size = storage.total_size(paths)
+
+
+def _measured_by(stream: ChunkStream, epochs: int, stage: Stage) -> None:
+    """Let a training tell how far it is, as the stream tells."""
+    stage.total = stream.events("train") * epochs
+    stage.measure = partial(_share_trained, stream, stage.total, stream.meter.events("train"))
+
+
+def _streamed(stream: ChunkStream, config: Config) -> Streamed | None:
+    """Where the time of a training went; workers on executors have streams of their own."""
+    from mlaas_spark.ml.stream import KERNEL, READ, WAITED
+
+    waited, kernel, read = (stream.meter.seconds(part) for part in (WAITED, KERNEL, READ))
+    return Streamed(waited, kernel, read, config.train.threads) if config.train.workers == 1 else None
+
+
+def _share_trained(stream: ChunkStream, total: int, before: int) -> float:
+    """Of the events of a training that the stream has delivered; more may wait than were learned from."""
+    return min((stream.meter.events("train") - before) / max(total, 1), 1.0)
+
+
 def _start(config: Config, journal: Journal, meanwhile: Callable[[], object] | None = None) -> SparkSession:
     from mlaas_spark.spark.session import session
 
-    with journal.stage("start Spark"):
-        return session(config.spark, f"mlaas-spark {config.name}", meanwhile)
+    with journal.stage("start Spark") as stage:
+        spark = session(config.spark, f"mlaas-spark {config.name}", meanwhile)
+        stage.remark = f"Spark {spark.version}, {spark.sparkContext.master}; -v shows what it says"
+    return spark
 
 
 def _import_keras() -> None:
@@ -1349,6 +1398,7 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
             stage.events = counted.plan.entries
         return _fitting(given, wanted, events, source), counted
     with journal.stage("specs") as stage:
+        _measured(stage, events)
         made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
         stage.events = counted.plan.entries
     return made, counted
@@ -1402,6 +1452,7 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
     from mlaas_spark.spark import chunks as building
 
     with journal.stage("chunks") as stage:
+        _measured(stage, events)
         manifest = building.build(events, _chunk_request(config, events, made), folder)
         stage.events = manifest.rows
         stage.remark = f"{manifest.chunks} chunks, {len(manifest.files)} files in {folder}"

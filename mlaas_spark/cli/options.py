@@ -261,7 +261,8 @@ def journal(context: typer.Context | None = None) -> Journal:
 
     Not of a verb with --json under spark-submit, which makes one stream of both outputs, where JSON must be alone.
     """
+    from mlaas_spark.cli.progress import ticking
     from mlaas_spark.runs import Journal
 
     alone = context and context.params.get("as_json") and "PYSPARK_GATEWAY_PORT" in os.environ
-    return Journal() if alone else Journal(announce=show.remark)
+    return Journal() if alone else Journal(announce=show.remark, ticking=ticking)
