@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import plots, runs, storage
+from mlaas_spark.bottleneck import Streamed, bottleneck
 from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.config import Format
 from mlaas_spark.errors import (
@@ -26,6 +27,7 @@ from mlaas_spark.errors import (
     ChunkError,
     ConfigError,
     ExportError,
+    MlaasSparkError,
     ModelContractError,
     ServingError,
     SpecsError,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from mlaas_spark.config import Config
+    from mlaas_spark.doctor import Check
     from mlaas_spark.drift import Ranges
     from mlaas_spark.estimate import Estimate
     from mlaas_spark.manifest import Manifest
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import History
     from mlaas_spark.plan import Plan
-    from mlaas_spark.runs import Journal, Work
+    from mlaas_spark.runs import Journal, Stage, Work
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
@@ -150,6 +153,54 @@ class Planned:
             "largest": max(sizes),
             "mean": sum(sizes) / len(sizes),
         }
+
+
+def doctor(config: Config, out: str | None, journal: Journal, *, session: bool = False) -> list[Check]:
+    """Look at what this machine has of what the config's work needs, its TFaaS server too.
+
+    Args:
+        config: Of it count where files are, what is written, ``spark`` and ``serve``.
+        out: A further folder that would be written.
+        journal: Told of each stage.
+        session: Start Spark, and a Python worker in it, as well.
+    """
+    from mlaas_spark import doctor as doctors
+
+    section = config.input
+    named = [*section.files, section.redirector or "", *(name for group in section.groups for name in group.files)]
+    writes = [place for place in (config.runs, config.chunks.folder, out) if place]
+    needs = doctors.Needs.of([*named, *writes], config.spark.master, config.spark.x509_proxy)
+    found = doctors.checks(needs, writes)
+    if config.serve.url:
+        found.append(_asked_for_models(config))
+    if session:
+        found.append(_tried_spark(config, journal))
+    return found
+
+
+def _asked_for_models(config: Config) -> Check:
+    from mlaas_spark.doctor import Check
+
+    name = f"TFaaS {config.serve.url}"
+    patient = config.model_copy(update={"serve": config.serve.model_copy(update={"retries": 0, "timeout": 5.0})})
+    try:
+        return Check(name, "ok", f"answers, has {len(_client(patient).models())} models")
+    except ServingError as error:
+        return Check(name, "fail", str(error), "is it up, and is the URL that of the server: --url, serve.url")
+
+
+def _tried_spark(config: Config, journal: Journal) -> Check:
+    from mlaas_spark.doctor import Check
+    from mlaas_spark.spark.probe import workers
+
+    try:
+        spark = _start(config, journal)
+        there = workers(spark)
+    except MlaasSparkError as error:
+        return Check("Spark session", "fail", str(error), "see what is said of Java and of HADOOP_CONF_DIR")
+    return Check(
+        "Spark session", "ok", f"Spark {spark.version}, {spark.sparkContext.master}, {len(there)} Python workers"
+    )
 
 
 def plan(config: Config, journal: Journal) -> Planned:
@@ -263,10 +314,12 @@ def convert(config: Config, folder: str, journal: Journal) -> Manifest:
     events = _open(config, journal, text=True)
     target = storage.absolute(folder)
     with journal.stage("convert") as stage:
+        _measured(stage, events)
         before = manifests.present(target)
         manifest = converting.convert(events, target, config.convert)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    _say_bottleneck(journal)
     return manifest
 
 
@@ -278,9 +331,11 @@ def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
     target = storage.absolute(target)
     known = _read_specs(target) if storage.exists(target) else None
     with journal.stage("specs") as stage:
+        _measured(stage, events)
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
         stage.events = made.specs.events
     storage.write_atomic(target, made.dumps().encode())
+    _say_bottleneck(journal)
     return made
 
 
@@ -288,7 +343,9 @@ def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the chunk data set of the config, with specs.json beside its manifest's folder."""
     events = _open(config, journal)
     made, counted = _specs(config, events, journal)
-    return _chunks(config, counted, made, storage.absolute(folder), journal)
+    manifest = _chunks(config, counted, made, storage.absolute(folder), journal)
+    _say_bottleneck(journal)
+    return manifest
 
 
 def train(
@@ -306,13 +363,26 @@ def train(
     Raises:
         MlaasSparkError: One of its kinds for whatever a user can mend; then no run folder is left.
     """
-    if config.train.model is None:
-        msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
-        raise ConfigError(msg)
+    model_file(config)
     fileset(config.input)  # what costs nothing to check is checked before anything starts
     save_as = _free(save_as) if save_as else None
     with runs.working_folder(storage.join(storage.absolute(config.runs), config.name)) as work:
         return _train(config, journal, _Place(work, command, save_as, datetime.now(UTC), resume))
+
+
+def model_file(config: Config) -> UserFile:
+    """The user's file with the model, read and parsed, not run.
+
+    Raises:
+        ConfigError: The config names none.
+        ModelContractError: It cannot be read, or is no Python.
+    """
+    if config.train.model is None:
+        msg = "no model: name a Python file with model(idim) by train.model of the config or --model"
+        raise ConfigError(msg)
+    user = UserFile.read(str(config.train.model), ModelContractError)
+    user.check_syntax(ModelContractError)
+    return user
 
 
 def _free(save_as: str) -> str:
@@ -344,6 +414,7 @@ class _Prepared:
     transform: FeatureTransform
     manifest: Manifest
     folder: str
+    model: str  # digest of the user's file
 
 
 def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
@@ -359,8 +430,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         from mlaas_spark.ml import onnx
 
         onnx.check_installed()
-    user = UserFile.read(str(config.train.model), ModelContractError)
-    user.check_syntax(ModelContractError)
+    user = model_file(config)
     spark = _start(config, journal, meanwhile=_import_keras)
     with journal.stage("model file"):
         user.function("model", ModelContractError)
@@ -379,7 +449,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     request = _chunk_digest(config, counted, made)
     chunk_folder = config.chunks.folder or storage.join(config.runs, config.name, "chunks", request[:16])
     manifest = _chunks(config, counted, made, storage.absolute(chunk_folder), journal)
-    data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder))
+    data = _Prepared(counted.plan, made, transform, manifest, storage.absolute(chunk_folder), user.digest)
     set_learning_rate(model, config.train)
     identity = _identity(config, user, data)
     keeper = Keeper.of(checkpoints, identity, config.train.checkpoint, resume=place.resume)
@@ -460,8 +530,10 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
     )
     with journal.stage("train") as stage:
+        _measured_by(stream, config.train.epochs, stage)
         history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
+    streamed = _streamed(stream, config)
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
     with journal.stage("evaluate") as stage:
@@ -502,6 +574,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "started": place.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": journal.to_json(),
+        "streamed": streamed and asdict(streamed),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
         "width": data.transform.width,
@@ -513,6 +586,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             **manifest.digests,
             "config": config.digest(),
             "content": manifest.content_digest,
+            "model": data.model,
         },
         "versions": origin.versions,
     }
@@ -551,6 +625,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         for path in sorted(written.iterdir()):
             shutil.move(path, work / path.name)
     folder = runs.publish(place.work, name, texts)
+    _say_bottleneck(journal, streamed)
     fitting.keeper.checkpoints.remove()
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
@@ -570,6 +645,12 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         saved=place.save_as,
         archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
+
+
+def _say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
+    """At the end of a job: what took longest, and what to change."""
+    if told := bottleneck({stage.name: stage.seconds for stage in journal.stages}, streamed):
+        journal.say(told)
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:
@@ -681,9 +762,7 @@ def evaluate(
         raise ConfigError(msg)
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, f"evaluation-{split}")
-    if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - set(storage.children(place))):
-        msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
-        raise ConfigError(msg)
+    check_run(run)
     _check_replaceable(target)
     from mlaas_spark.ml import evaluate as evaluating
 
@@ -775,6 +854,14 @@ def reference(config: Config, known: SpecsFile | None, journal: Journal) -> Spec
         made, _ = computing.compute(events, names, names, known)
         stage.events = made.specs.events
     return made
+
+
+def check_run(run: str) -> None:
+    """The folder is that of a finished run; ConfigError if it is not."""
+    there = set(storage.children(storage.absolute(run)))
+    if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - there):
+        msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
+        raise ConfigError(msg)
 
 
 def _chunks_of(run_json: Path) -> tuple[str, str]:
@@ -898,6 +985,19 @@ def upload(config: Config, bundle: str, journal: Journal, alias: str | None = No
     return proof, aliases.promote(alias, entry, before)
 
 
+def uploadable(config: Config, bundle: str, journal: Journal, alias: str | None = None) -> dict[str, Any]:
+    """What :func:`upload` would do, checked as far as it can be without sending; errors are those of it."""
+    from mlaas_spark.serving import alias as aliases
+
+    before = aliases.current(alias) if alias else None
+    client = _client(config)
+    with journal.stage("check the bundle offline"):
+        archive = _archive(bundle)
+    served = any(model["name"] == archive.name for model in client.models())
+    used = {"alias": alias, "before": before and before.current.name}
+    return {"name": archive.name, "url": client.url, "files": sorted(archive.files), "served": served, **used}
+
+
 def _archive(bundle: str) -> Archive:
     """The tar of a bundle, checked offline."""
     from mlaas_spark.serving.deploy import Archive
@@ -915,7 +1015,16 @@ def _archive(bundle: str) -> Archive:
 
 
 def rollback(config: Config, alias: str) -> Alias:
-    """Let clients of an alias use the model before, which its server must still have.
+    """Let clients of an alias use the model before; errors are those of :func:`rolled_back`."""
+    from mlaas_spark.serving import alias as aliases
+
+    changed = rolled_back(config, alias)
+    aliases.put(alias, changed)
+    return changed
+
+
+def rolled_back(config: Config, alias: str) -> Alias:
+    """What an alias would be after a rollback: the model before, which its server must still have.
 
     Raises:
         ServingError: There was none before, or its server does not have it.
@@ -924,7 +1033,6 @@ def rollback(config: Config, alias: str) -> Alias:
 
     changed = aliases.read(alias).rolled_back(aliases.stamp(datetime.now(UTC)))
     _client(config, changed.current.url).params(changed.current.name)
-    aliases.put(alias, changed)
     return changed
 
 
@@ -944,6 +1052,18 @@ def delete(config: Config, name: str) -> None:
     Raises:
         ServingError: No such model, or clients use it by the alias of the config.
     """
+    _check_unused(config, name)
+    _client(config).delete(name)
+
+
+def deletable(config: Config, name: str) -> None:
+    """:func:`delete` would remove a model; errors are those of it."""
+    _check_unused(config, name)
+    _client(config).params(name)
+
+
+def _check_unused(config: Config, name: str) -> None:
+    """Clients do not use the model by the alias of the config."""
     from mlaas_spark.serving import alias as aliases
 
     if (place := config.serve.alias) and (used := aliases.current(place)) and used.current.name == name:
@@ -951,7 +1071,6 @@ def delete(config: Config, name: str) -> None:
             f"{name} is what the alias {place} means now: mlaas-spark rollback --alias {place}, or promote another one"
         )
         raise ServingError(msg)
-    _client(config).delete(name)
 
 
 @dataclass(frozen=True)
@@ -1112,6 +1231,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
     target = storage.absolute(folder)
     request = _predict_request(config, events, trained)
     with journal.stage("predict") as stage:
+        _measured(stage, events)
         before = manifests.present(target)
         manifest = predicting.predict(events, request, target)
         stage.events = manifest.ledger["entries"]
@@ -1244,11 +1364,42 @@ def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkS
     return events
 
 
+def _measured(stage: Stage, events: Events) -> None:
+    """Let a stage tell how far it is, as Spark tells, and how much it reads, where that costs nothing to know."""
+    from mlaas_spark.spark.progress import share_done
+
+    stage.total, stage.measure = events.plan.entries, share_done(events.spark)
+    paths = {file.path for file in events.plan.files}
+    if all(storage.local_path(path) is not None for path in paths):
+        stage.size = storage.total_size(paths)
+
+
+def _measured_by(stream: ChunkStream, epochs: int, stage: Stage) -> None:
+    """Let a training tell how far it is, as the stream tells."""
+    stage.total = stream.events("train") * epochs
+    stage.measure = partial(_share_trained, stream, stage.total, stream.meter.events("train"))
+
+
+def _streamed(stream: ChunkStream, config: Config) -> Streamed | None:
+    """Where the time of a training went; workers on executors have streams of their own."""
+    from mlaas_spark.ml.stream import KERNEL, READ, WAITED
+
+    waited, kernel, read = (stream.meter.seconds(part) for part in (WAITED, KERNEL, READ))
+    return Streamed(waited, kernel, read, config.train.threads) if config.train.workers == 1 else None
+
+
+def _share_trained(stream: ChunkStream, total: int, before: int) -> float:
+    """Of the events of a training that the stream has delivered; more may wait than were learned from."""
+    return min((stream.meter.events("train") - before) / max(total, 1), 1.0)
+
+
 def _start(config: Config, journal: Journal, meanwhile: Callable[[], object] | None = None) -> SparkSession:
     from mlaas_spark.spark.session import session
 
-    with journal.stage("start Spark"):
-        return session(config.spark, f"mlaas-spark {config.name}", meanwhile)
+    with journal.stage("start Spark") as stage:
+        spark = session(config.spark, f"mlaas-spark {config.name}", meanwhile)
+        stage.remark = f"Spark {spark.version}, {spark.sparkContext.master}; -v shows what it says"
+    return spark
 
 
 def _import_keras() -> None:
@@ -1308,6 +1459,7 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
             stage.events = counted.plan.entries
         return _fitting(given, wanted, events, source), counted
     with journal.stage("specs") as stage:
+        _measured(stage, events)
         made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
         stage.events = counted.plan.entries
     return made, counted
@@ -1361,6 +1513,7 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
     from mlaas_spark.spark import chunks as building
 
     with journal.stage("chunks") as stage:
+        _measured(stage, events)
         manifest = building.build(events, _chunk_request(config, events, made), folder)
         stage.events = manifest.rows
         stage.remark = f"{manifest.chunks} chunks, {len(manifest.files)} files in {folder}"

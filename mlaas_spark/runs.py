@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import takewhile
@@ -21,6 +21,7 @@ from mlaas_spark.errors import UnreadableInputError, UnwritableOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +30,27 @@ _PACKAGES = ("mlaas-spark", "pyspark", "pyarrow", "uproot", "awkward", "numpy", 
 
 @dataclass
 class Stage:
-    """One stage of a job: what it is called, how long it took, how many events went through."""
+    """One stage of a job: what it is called, how long it took, how many events went through.
+
+    Who does the work may say meanwhile how far it is.
+
+    Attributes:
+        name: What it is called.
+        seconds: It took.
+        events: Went through it.
+        remark: What else is to be said of it.
+        total: Events that will have gone through it.
+        size: Bytes that will have been read.
+        measure: Tells which share of it is done, 0 to 1, None if that is not known now; called by another thread.
+    """
 
     name: str
     seconds: float = 0.0
     events: int | None = None
     remark: str = ""
+    total: int | None = None
+    size: int | None = None
+    measure: Callable[[], float | None] | None = None
 
     @property
     def khz(self) -> float | None:
@@ -53,9 +69,13 @@ def _nobody_listens(line: str) -> None:
 
 @dataclass
 class Journal:
-    """The stages of a job; ``announce`` is told a line at the beginning and the end of each, the log as well."""
+    """The stages of a job; ``announce`` is told a line at the beginning and the end of each, the log as well.
+
+    Each stage runs within what ``ticking`` makes of it, which may tell how far it is.
+    """
 
     announce: Callable[[str], None] = _nobody_listens
+    ticking: Callable[[Stage], AbstractContextManager[object]] = nullcontext
     stages: list[Stage] = field(default_factory=list)
 
     def say(self, line: str, **told: object) -> None:
@@ -69,7 +89,8 @@ class Journal:
         stage = Stage(name)
         self.say(f"{name} ...")
         began = time.perf_counter()
-        yield stage
+        with self.ticking(stage):
+            yield stage
         stage.seconds = time.perf_counter() - began
         self.stages.append(stage)
         self.say(str(stage), stage=stage.name, seconds=stage.seconds, events=stage.events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.exceptions import TyperException
 
+from mlaas_spark import __version__
 from mlaas_spark.cli import show
+from mlaas_spark.cli.help import ANYWHERE, Application, Verbs
 from mlaas_spark.errors import MlaasSparkError, reason
 
 if TYPE_CHECKING:
@@ -21,25 +24,40 @@ _EXIT_BUG = 1
 _EXIT_INTERRUPTED = 7
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C, as a shell does
 
-app = typer.Typer(
+app = Application(
     name="mlaas-spark",
+    cls=Verbs,
     help="Machine learning as a service for high energy physics, native to Apache Spark.",
-    no_args_is_help=True,
-    add_completion=False,
+    epilog="mlaas-spark VERB --help shows a verb's options and an example.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - what typer calls
+    if asked:
+        show.line(f"mlaas-spark {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Spark's own messages.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help=ANYWHERE["-v, --verbose"])] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=ANYWHERE["--debug"])] = False,
+    version: Annotated[  # noqa: ARG001 - its callback is called
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     handler = logging.StreamHandler()
-    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    handler.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mlaas_spark").setLevel(logging.DEBUG if debug else logging.INFO)
+    # by its level the session knows whether Spark may speak
+    logging.getLogger("mlaas_spark.spark.session").setLevel(logging.DEBUG if verbose or debug else logging.NOTSET)
+    if verbose or debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")  # before anything imports TensorFlow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    anywhere, given = _apart(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(given)
+        return _run(anywhere, given)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
-        if "--debug" in given:
+        if "--debug" in anywhere:
             traceback.print_exception(error)
         code, text = _told(error, given)
         show.remark(text)
         return code
+
+
+def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's options that may stand anywhere, and what is left without them."""
+    anywhere = {option for names in ANYWHERE for option in names.split(", ")}
+    end = given.index("--") if "--" in given else len(given)
+    found = [word for word in given[:end] if word in anywhere]
+    return found, [*(word for word in given[:end] if word not in anywhere), *given[end:]]
 
 
 def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
@@ -69,16 +95,16 @@ def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
     return _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
 
 
-def _run(given: list[str]) -> int:
+def _run(anywhere: list[str], given: list[str]) -> int:
     command = typer.main.get_command(app)
-    result = command.main(given, prog_name="mlaas-spark", standalone_mode=False, obj=given[1:])
+    if not given or (len(given) == 1 and hasattr(command.commands.get(given[0]), "commands")):  # type: ignore[attr-defined]
+        given = [*given, "--help"]
+    result = command.main([*anywhere, *given], prog_name="mlaas-spark", standalone_mode=False, obj=given[1:])
     if result == _TYPER_INTERRUPTED:
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
 def _verb(given: Sequence[str]) -> str:
-    verbs = {
-        command.name or (command.callback.__name__ if command.callback else "") for command in app.registered_commands
-    }
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return next((f"{word} " for word in given if word in verbs), "")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlaas_spark.cli import show
+from mlaas_spark.cli import dry, show
 from mlaas_spark.cli.app import app
 from mlaas_spark.cli.options import (
     BRANCHES,
     CONFIG,
+    DRY,
     INPUT,
     LABEL,
     SELECTION,
@@ -24,13 +25,19 @@ from mlaas_spark.cli.options import (
 from mlaas_spark.errors import ConfigError
 from mlaas_spark.storage import absolute
 
+if TYPE_CHECKING:
+    from mlaas_spark.advice import Advice
+
 
 @app.command()
+@takes(DRY)
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the sample.")] = Path("data/demo"),
     events: Annotated[int, typer.Option("--events", help="Events in all files.", min=8)] = 80_000,
     files: Annotated[int, typer.Option("--files", help="Number of files, half signal, half background.", min=2)] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal events.", min=0)] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Write the demo's sample: physics-like ROOT files, signal and background; with a config and a model to train.
 
@@ -41,12 +48,19 @@ def demo(
     if files % 2:
         msg = f"--files must be even, half signal and half background, not {files}"
         raise ConfigError(msg)
-    for path in [*generate(folder, events, files, seed), write_config(folder)]:
-        show.line(str(path))
+    if context.params["dry_run"]:
+        dry.told({}, [str(folder)], as_json=as_json)
+        return
+    written = [str(path) for path in [*generate(folder, events, files, seed), write_config(folder)]]
+    if as_json:
+        show.as_json({"files": written})
+        return
+    for path in written:
+        show.line(path)
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | DRY)
 def convert(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the Parquet data set.")],
@@ -59,6 +73,7 @@ def convert(
     target_size: Annotated[
         str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT and Parquet.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -71,7 +86,14 @@ def convert(
     options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
     given = {key: value for key, value in options.items() if value}
     mapping = {**mapping, "convert": {**(mapping.get("convert") or {}), **given}} if given else mapping
-    manifest = pipeline.convert(resolved(context, mapping), out, journal())
+    config, told = resolved(context, mapping), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    manifest = pipeline.convert(config, out, told)
+    if as_json:
+        show.manifest_json(out, manifest)
+        return
     show.ledger(manifest.ledger)
     show.data_set(out, manifest)
     if manifest.schema.omitted:
@@ -82,40 +104,101 @@ def convert(
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | DRY)
 def specs(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="The specs file to write.")] = "specs.json",
+    advise: Annotated[
+        bool, typer.Option("--advise", help="Say which branches to cap, leave out or take the logarithm of, as YAML.")
+    ] = False,
+    share: Annotated[
+        float, typer.Option("--share", help="With --advise: events that a cap leaves uncut: 0.95, 0.99 or 0.999.")
+    ] = 0.99,
+    as_json: AsJson = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
-    Example: mlaas-spark specs data/demo/*.root --out specs.json
+    With --advise what they say of the features: which to cap and what that cuts, which to leave out.
+
+    Example: mlaas-spark specs data/demo/*.root --out specs.json --advise
     """
     from mlaas_spark import pipeline
+    from mlaas_spark.advice import SHARES
+    from mlaas_spark.advice import advise as advised
     from mlaas_spark.transform import FeatureTransform
 
-    config = resolved(context)
-    made = pipeline.specs(config, out, journal()).specs
+    if share not in SHARES:
+        msg = f"--share is {', '.join(map(str, SHARES))}, not {share:g}"
+        raise ConfigError(msg)
+    config, told = resolved(context), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    made = pipeline.specs(config, out, told).specs
+    width = FeatureTransform.of(made, config.features).width
+    if as_json:
+        branches = {name: stats.to_json() for name, stats in sorted(made.branches.items())}
+        advice = {"advice": advised(made, share).to_json()} if advise else {}
+        show.as_json({"out": out, "events": made.events, "width": width, "branches": branches, **advice})
+        return
+    if advise:
+        _show_advice(advised(made, share))
+        return
     rows: list[tuple[object, ...]] = []
     for name, stats in sorted(made.branches.items()):
         numbers = (show.number(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std))
-        share = f"{100 * stats.zero / stats.count:.1f} %" if stats.count else "-"
+        zero = f"{100 * stats.zero / stats.count:.1f} %" if stats.count else "-"
         kind = "jagged" if stats.jagged else "flat"
-        rows.append((name, kind, stats.dim, *numbers, stats.nan, stats.inf, share))
+        rows.append((name, kind, stats.dim, *numbers, stats.nan, stats.inf, zero))
     columns = ("branch", "type", "dim", "min", "max", "mean", "std", "NaN", "inf", "zero")
     show.table("Specs", columns, rows)
-    width = FeatureTransform.of(made, config.features).width
     show.line(
         f"{made.events:,} events, {len(made.flat)} flat and {len(made.jagged)} jagged branches, "
         f"W = {width} columns; written to {out}"
     )
 
 
+def _show_advice(advice: Advice) -> None:
+    """Tables of what was found, and the YAML to paste."""
+    from mlaas_spark.advice import SHARES
+
+    percent = [f"{100 * share:g} %" for share in SHARES]
+    rows = [
+        (of.branch, of.dim, *(f"{cap} ({_percent(cut)})" for cap, cut in zip(of.caps, of.cut, strict=True)))
+        for of in sorted(advice.caps, key=lambda of: of.caps[0] - of.dim)
+    ]
+    if rows:
+        show.table("Caps by the share of events left whole (values cut)", ("branch", "dim", *percent), rows)
+        show.line(f"W = {advice.width} without caps, {', '.join(map(str, advice.widths))} with")
+        show.line()
+    found = [
+        *((name, "one value in all events") for name in advice.constant),
+        *((name, "no finite value") for name in advice.empty),
+        *((name, f"{_percent(missing)} of it NaN or infinite") for name, missing in advice.missing.items()),
+        *((name, f"largest value {of:.0f} standard deviations from the mean") for name, of in advice.tails.items()),
+        *((name, f"equals {other}: all statistics are the same") for name, other in advice.equal.items()),
+        *((name, f"may be a linear function of {other}: look at both") for name, other in advice.linear.items()),
+    ]
+    if found:
+        show.table("Branches", ("branch", "what was found"), found)
+        show.line()
+    if not (text := advice.to_yaml()):
+        show.line("nothing is to be changed")
+        return
+    show.line("# to paste into the config; duplicates are told by their statistics, without reading events again")
+    show.line(text.rstrip())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share else "0"
+
+
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL | DRY)
 def chunks(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the chunk data set.")],
+    as_json: AsJson = False,
 ) -> None:
     """Mix events into chunks: in proportion to the files, shuffled, split into train, validation and test.
 
@@ -123,7 +206,14 @@ def chunks(
     """
     from mlaas_spark import pipeline
 
-    manifest = pipeline.chunks(resolved(context), out, journal())
+    config, told = resolved(context), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    manifest = pipeline.chunks(config, out, told)
+    if as_json:
+        show.manifest_json(out, manifest)
+        return
     counts = manifest.counts().items()
     rows = [(split, value, events) for split, labels in counts for value, events in labels.items()]
     show.table("Events", ("split", "label", "events"), rows)

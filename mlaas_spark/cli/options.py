@@ -22,112 +22,158 @@ if TYPE_CHECKING:
     from mlaas_spark.config import Config
     from mlaas_spark.runs import Journal
 
-CONFIG: dict[str, Any] = {
-    "config": Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML config; see conf/local.yaml for every key.")
-    ],
-    "settings": Annotated[
-        list[str] | None, typer.Option("--set", help="A config key: --set spark.master=local[2]; repeatable.")
-    ],
-}
+
+def _titled(title: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, under a title in a verb's help."""
+    for kind in options.values():
+        get_args(kind)[1].rich_help_panel = title
+    return options
+
+
+CONFIG = _titled(
+    "Config",
+    {
+        "config": Annotated[
+            Path | None, typer.Option("--config", "-c", help="YAML config; see conf/local.yaml for every key.")
+        ],
+        "settings": Annotated[
+            list[str] | None, typer.Option("--set", help="A config key: --set spark.master=local[2]; repeatable.")
+        ],
+    },
+)
 """A config file, and keys of it."""
 
-INPUT: dict[str, Any] = {
-    "files": Annotated[
-        list[str] | None,
-        typer.Argument(help="Input: paths, globs, folders, path.root:Tree, lists in .txt files.", metavar="FILES"),
-    ],
-    "fileset": Annotated[
-        Path | None, typer.Option("--fileset", help="In place of FILES: a fileset as coffea's, in JSON or YAML.")
-    ],
-    "tree": Annotated[
-        str | None,
-        typer.Option(
-            "--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."
-        ),
-    ],
-    "format": Annotated[
-        str | None, typer.Option("--format", help="root, parquet, json or csv; default: by file name.")
-    ],
-    "columns": Annotated[
-        str | None,
-        typer.Option("--columns", help="Names of the columns of CSV that has no header line, comma separated."),
-    ],
-    "schema_policy": Annotated[
-        str | None, typer.Option("--schema", help="Files of unlike branches: strict (refused), intersect or fill.")
-    ],
-    "events": Annotated[
-        int | None, typer.Option("--events", help="Read only so many entries, from each file in proportion.")
-    ],
-    "preproc": Annotated[
-        str | None,
-        typer.Option("--preproc", help="Python file with preprocessing_batch(batch) or preprocessing(rec); JSON, CSV."),
-    ],
-    "allow_copies": Annotated[
-        bool,
-        typer.Option("--allow-copies", help="Read files of one uuid, or of equal content, all; else they are refused."),
-    ],
-    "redirector": Annotated[
-        str | None,
-        typer.Option(
-            "--redirector", help="root://host:port before logical names (/store/...) that are no local files."
-        ),
-    ],
-    "timeout": Annotated[
-        int | None, typer.Option("--timeout", help="Seconds within which an XRootD server answers a request.")
-    ],
-    "retries": Annotated[
-        int | None, typer.Option("--retries", help="Further tries where an XRootD server does not answer.")
-    ],
-}
+INPUT = _titled(
+    "Input",
+    {
+        "files": Annotated[
+            list[str] | None,
+            typer.Argument(help="Input: paths, globs, folders, path.root:Tree, lists in .txt files.", metavar="FILES"),
+        ],
+        "fileset": Annotated[
+            Path | None, typer.Option("--fileset", help="In place of FILES: a fileset as coffea's, in JSON or YAML.")
+        ],
+        "tree": Annotated[
+            str | None,
+            typer.Option(
+                "--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."
+            ),
+        ],
+        "format": Annotated[
+            str | None, typer.Option("--format", help="root, parquet, json or csv; default: by file name.")
+        ],
+        "columns": Annotated[
+            str | None,
+            typer.Option("--columns", help="Names of the columns of CSV that has no header line, comma separated."),
+        ],
+        "schema_policy": Annotated[
+            str | None, typer.Option("--schema", help="Files of unlike branches: strict (refused), intersect or fill.")
+        ],
+        "events": Annotated[
+            int | None, typer.Option("--events", help="Read only so many entries, from each file in proportion.")
+        ],
+        "preproc": Annotated[
+            str | None,
+            typer.Option(
+                "--preproc", help="Python file with preprocessing_batch(batch) or preprocessing(rec); JSON, CSV."
+            ),
+        ],
+        "allow_copies": Annotated[
+            bool,
+            typer.Option(
+                "--allow-copies", help="Read files of one uuid, or of equal content, all; else they are refused."
+            ),
+        ],
+        "redirector": Annotated[
+            str | None,
+            typer.Option(
+                "--redirector", help="root://host:port before logical names (/store/...) that are no local files."
+            ),
+        ],
+        "timeout": Annotated[
+            int | None, typer.Option("--timeout", help="Seconds within which an XRootD server answers a request.")
+        ],
+        "retries": Annotated[
+            int | None, typer.Option("--retries", help="Further tries where an XRootD server does not answer.")
+        ],
+    },
+)
 """Which events, and how they are read."""
 
-BRANCHES: dict[str, Any] = {
-    "branches": Annotated[
-        str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
-    ],
-    "exclude": Annotated[str | None, typer.Option("--exclude", help="Branches to leave out, globs, comma separated.")],
-}
+BRANCHES = _titled(
+    "Input",
+    {
+        "branches": Annotated[
+            str | None, typer.Option("--branches", help="Branches to read, globs, comma separated: MET_*,Jet_pt.")
+        ],
+        "exclude": Annotated[
+            str | None, typer.Option("--exclude", help="Branches to leave out, globs, comma separated.")
+        ],
+    },
+)
 """Which branches of them."""
 
-SELECTION: dict[str, Any] = {
-    "selection": Annotated[
-        str | None, typer.Option("--selection", help="Keep events that pass: 'nMuon >= 2 && MET_pt > 20'.")
-    ],
-    "derive": Annotated[
-        list[str] | None, typer.Option("--derive", help="A branch made of others: 'HT=sum(Jet_pt)'; repeatable.")
-    ],
-}
+SELECTION = _titled(
+    "Input",
+    {
+        "selection": Annotated[
+            str | None, typer.Option("--selection", help="Keep events that pass: 'nMuon >= 2 && MET_pt > 20'.")
+        ],
+        "derive": Annotated[
+            list[str] | None, typer.Option("--derive", help="A branch made of others: 'HT=sum(Jet_pt)'; repeatable.")
+        ],
+    },
+)
 """Which of the events, and what is made of their branches."""
 
-LABEL: dict[str, Any] = {
-    "label": Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")],
-}
+LABEL = _titled(
+    "Input",
+    {
+        "label": Annotated[str | None, typer.Option("--label", help="Label: a branch or an expression.")],
+    },
+)
 """What is to be learned."""
 
-SERVER: dict[str, Any] = {
-    "url": Annotated[str | None, typer.Option("--url", help="The TFaaS server: http://HOST:PORT, https://HOST/PATH.")],
-}
+SERVER = _titled(
+    "Server",
+    {
+        "url": Annotated[
+            str | None, typer.Option("--url", help="The TFaaS server: http://HOST:PORT, https://HOST/PATH.")
+        ],
+    },
+)
 """Which server."""
 
-ALIAS: dict[str, Any] = {
-    "alias": Annotated[
-        str | None, typer.Option("--alias", help="Alias file: a path or URL that ends in .json; NAME for NAME.json.")
-    ],
-}
+ALIAS = _titled(
+    "Server",
+    {
+        "alias": Annotated[
+            str | None,
+            typer.Option("--alias", help="Alias file: a path or URL that ends in .json; NAME for NAME.json."),
+        ],
+    },
+)
 """Which model of it, by the name that clients use."""
 
-TLS: dict[str, Any] = {
-    "certificate": Annotated[
-        Path | None,
-        typer.Option("--certificate", help="X.509 certificate for TLS, PEM; a grid proxy has its key in it."),
-    ],
-    "key": Annotated[Path | None, typer.Option("--key", help="The certificate's key, PEM.")],
-    "ca": Annotated[
-        Path | None, typer.Option("--ca", help="Who vouches for the server: a PEM file, or a folder of them.")
-    ],
-}
+TLS = _titled(
+    "Server",
+    {
+        "certificate": Annotated[
+            Path | None,
+            typer.Option("--certificate", help="X.509 certificate for TLS, PEM; a grid proxy has its key in it."),
+        ],
+        "key": Annotated[Path | None, typer.Option("--key", help="The certificate's key, PEM.")],
+        "ca": Annotated[
+            Path | None, typer.Option("--ca", help="Who vouches for the server: a PEM file, or a folder of them.")
+        ],
+    },
+)
 """How a server knows us, and we it."""
+
+DRY = {
+    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be read and written; write nothing.")],
+}
+"""For verbs that write."""
 
 ModelName = Annotated[str | None, typer.Option("--model", help="Served name; see mlaas-spark models.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
@@ -215,7 +261,8 @@ def journal(context: typer.Context | None = None) -> Journal:
 
     Not of a verb with --json under spark-submit, which makes one stream of both outputs, where JSON must be alone.
     """
+    from mlaas_spark.cli.progress import ticking
     from mlaas_spark.runs import Journal
 
     alone = context and context.params.get("as_json") and "PYSPARK_GATEWAY_PORT" in os.environ
-    return Journal() if alone else Journal(announce=show.remark)
+    return Journal() if alone else Journal(announce=show.remark, ticking=ticking)

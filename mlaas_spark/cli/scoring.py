@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlaas_spark.cli import show
+from mlaas_spark.cli import dry, show
 from mlaas_spark.cli.app import app
 from mlaas_spark.cli.options import (
     ALIAS,
     CONFIG,
+    DRY,
     INPUT,
     SELECTION,
     SERVER,
     TLS,
+    AsJson,
     ModelName,
     content,
     journal,
@@ -33,7 +35,7 @@ _MARKS = Annotated[
 
 
 @app.command()
-@takes(CONFIG | INPUT | SELECTION | {"selection": _MARKS})
+@takes(CONFIG | INPUT | SELECTION | {"selection": _MARKS} | DRY)
 def predict(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="Folder of the data set of scores.")],
@@ -57,6 +59,7 @@ def predict(
         str | None,
         typer.Option("--out-format", help="parquet, or root: a friend tree for each input file; default: parquet."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score events with a trained model, on executors, into a data set with a row for each entry, in entry order.
 
@@ -78,7 +81,14 @@ def predict(
         mapping = {**mapping, "features": {**(mapping.get("features") or {}), "specs": specs_file}}
     asked = {key: value for key, value in (("keep", keep), ("beside", beside), ("format", out_format)) if value}
     mapping = {**mapping, "predict": {**(mapping.get("predict") or {}), **asked}} if asked else mapping
-    manifest = pipeline.predict(resolved(context, mapping), named[0], out, journal())
+    config, told = resolved(context, mapping), journal(context)
+    if context.params["dry_run"]:
+        dry.tell(config, told, [out], as_json=as_json)
+        return
+    manifest = pipeline.predict(config, named[0], out, told)
+    if as_json:
+        show.manifest_json(out, manifest)
+        return
     if manifest.drift:
         rows = [(name, *drift) for name, drift in manifest.drift.items()]
         show.table("Not as in training", ("branch", "below range", "above range", "NaN, inf", "cut"), rows)
@@ -121,6 +131,9 @@ def predict_remote(
     tree_of: Annotated[str | None, typer.Option("--tree", help="Tree of a ROOT file that has several.")] = None,
     proto: Annotated[bool, typer.Option("--proto", help="Send protobuf in place of JSON.")] = False,
     image: Annotated[bool, typer.Option("--image", help="FILE is a PNG or JPEG image, for an image model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --image: as JSON, as scores of events are anyway.")] = (
+        False
+    ),
 ) -> None:
     """Ask a TFaaS server for scores: a line of JSON for each event, on standard output, in their order.
 
@@ -135,7 +148,11 @@ def predict_remote(
         raise ConfigError(msg)
     asking = pipeline.Asking(model, alias, first, tree_of, "proto" if proto else "json")
     if image:
-        for label, score in pipeline.predict_image(serving(context), file, asking):
+        scores = pipeline.predict_image(serving(context), file, asking)
+        if as_json:
+            show.as_json([{"label": label, "score": score} for label, score in scores])
+            return
+        for label, score in scores:
             show.line(f"{score:.6f} {label}")
         return
     show.as_lines(lines(pipeline.predict_remote(serving(context), file, asking)))

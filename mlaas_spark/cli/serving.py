@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from mlaas_spark.cli import show
 from mlaas_spark.cli.app import app
-from mlaas_spark.cli.options import ALIAS, CONFIG, SERVER, TLS, AsJson, ModelName, journal, serving, takes
+from mlaas_spark.cli.options import ALIAS, CONFIG, DRY, SERVER, TLS, AsJson, ModelName, journal, serving, takes
 from mlaas_spark.errors import ConfigError
 
 
@@ -53,11 +54,12 @@ def serve_check(
 
 
 @app.command()
-@takes(CONFIG | SERVER | ALIAS | TLS)
+@takes(CONFIG | SERVER | ALIAS | TLS | DRY)
 def upload(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="A bundle: its tar.gz, or its folder with the tar beside it.")],
     promote: Annotated[bool, typer.Option("--promote", help="Let clients of the alias use it.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send a bundle to a TFaaS server and prove it: files read back, scores compared; else it is deleted again.
 
@@ -71,7 +73,22 @@ def upload(
         raise ConfigError(msg)
     config = serving(context)
     place = (alias or config.serve.alias or _base_name(bundle)) if promote else None
-    proof, promoted = pipeline.upload(config, bundle, journal(), place)
+    if context.params["dry_run"]:
+        found = pipeline.uploadable(config, bundle, journal(context), place)
+        if as_json:
+            show.as_json({"dry_run": True, **found})
+            return
+        show.line(f"would send {found['name']}, {len(found['files'])} files, to {found['url']}")
+        if found["served"]:
+            show.line("the server has a model of this name: it would be compared, not sent again")
+        if place:
+            show.line(f"would let clients of {found['alias']} use it")
+        show.line("nothing was sent")
+        return
+    proof, promoted = pipeline.upload(config, bundle, journal(context), place)
+    if as_json:
+        show.as_json({**proof.to_json(), "alias": promoted and asdict(promoted)})
+        return
     show.proof(proof)
     if promoted is not None:
         show.alias(promoted)
@@ -83,8 +100,8 @@ def _base_name(bundle: str) -> str:
 
 
 @app.command()
-@takes(CONFIG | ALIAS | TLS)
-def rollback(context: typer.Context) -> None:
+@takes(CONFIG | ALIAS | TLS | DRY)
+def rollback(context: typer.Context, as_json: AsJson = False) -> None:
     """Let clients of an alias use the model before.
 
     Example: mlaas-spark rollback --alias demo
@@ -95,7 +112,14 @@ def rollback(context: typer.Context) -> None:
     if (place := context.params["alias"] or config.serve.alias) is None:
         msg = "name the alias: --alias FILE, or serve.alias of the config"
         raise ConfigError(msg)
-    show.alias(pipeline.rollback(config, place))
+    trying = context.params["dry_run"]
+    found = pipeline.rolled_back(config, place) if trying else pipeline.rollback(config, place)
+    if as_json:
+        show.as_json({"dry_run": trying, **asdict(found)})
+        return
+    show.alias(found)
+    if trying:
+        show.line("this is what it would be: nothing was written")
 
 
 @app.command()
@@ -120,6 +144,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
 def show_params(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Served name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As it is without: JSON on standard output.")] = False,  # noqa: ARG001
 ) -> None:
     """Show the params.json of a model of a TFaaS server.
 
@@ -131,10 +156,11 @@ def show_params(
 
 
 @app.command()
-@takes(CONFIG | SERVER | TLS)
+@takes(CONFIG | SERVER | TLS | DRY)
 def delete(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Served name.")],
+    as_json: AsJson = False,
 ) -> None:
     """Remove a model from a TFaaS server; refused if it is what serve.alias of the config means now.
 
@@ -143,5 +169,14 @@ def delete(
     from mlaas_spark import pipeline
 
     config = serving(context)
-    pipeline.delete(config, name)
-    show.line(f"{name} is deleted at {config.serve.url}; a server may answer for it until it starts anew")
+    trying = context.params["dry_run"]
+    if trying:
+        pipeline.deletable(config, name)
+    else:
+        pipeline.delete(config, name)
+    if as_json:
+        show.as_json({"dry_run": trying, "name": name, "url": config.serve.url})
+    elif trying:
+        show.line(f"would delete {name} at {config.serve.url}; nothing was deleted")
+    else:
+        show.line(f"{name} is deleted at {config.serve.url}; a server may answer for it until it starts anew")

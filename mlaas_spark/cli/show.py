@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.schema import Omitted
@@ -40,6 +41,16 @@ def line(text: str = "") -> None:
 def remark(text: str) -> None:
     """A line beside the result: progress, notes, errors."""
     _err.print(text)
+
+
+@contextmanager
+def renewed() -> Iterator[Callable[[str], None] | None]:
+    """A line on standard error that is replaced by what the function is given; None where that is no terminal."""
+    if not _err.is_terminal or _err.is_dumb_terminal:
+        yield None
+        return
+    with _err.status("", spinner="dots") as status:
+        yield status.update
 
 
 def as_json(value: Any) -> None:
@@ -130,6 +141,23 @@ def data_set(out: str, manifest: Manifest) -> None:
     """What was written where."""
     size = sum(file.bytes for file in manifest.files)
     line(f"{len(manifest.files)} files, {size / 1e6:.1f} MB in {out}, digest {manifest.content_digest[:12]}")
+
+
+def manifest_json(out: str, manifest: Manifest) -> None:
+    """What was written where, machine-readable; all of it is in the manifest."""
+    as_json(
+        {
+            "out": out,
+            "digest": manifest.content_digest,
+            "entries": manifest.ledger,
+            "files": len(manifest.files),
+            "bytes": sum(file.bytes for file in manifest.files),
+            "chunks": manifest.chunks,
+            "counts": manifest.counts(),
+            "omitted": [{"name": item.name, "reason": item.reason} for item in manifest.schema.omitted],
+            "drift": {name: dict(zip(drift._fields, drift, strict=True)) for name, drift in manifest.drift.items()},
+        }
+    )
 
 
 def folders(out: str, manifest: Manifest) -> None:

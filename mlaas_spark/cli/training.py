@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlaas_spark.cli import show
+from mlaas_spark.cli import dry, show
 from mlaas_spark.cli.app import app
 from mlaas_spark.cli.options import (
     BRANCHES,
     CONFIG,
+    DRY,
     INPUT,
     LABEL,
     SELECTION,
@@ -31,7 +33,7 @@ _BUNDLES = {"raw": "bundle, takes events", "features": "bundle, takes features"}
 
 
 @app.command()
-@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL)
+@takes(CONFIG | INPUT | BRANCHES | SELECTION | LABEL | DRY)
 def train(
     context: typer.Context,
     model: Annotated[str | None, typer.Option("--model", help="Python file with model(idim).")] = None,
@@ -46,6 +48,7 @@ def train(
         str | None, typer.Option("--fout", help="Folder for the run, or a model file: model.keras, .h5, .pb.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training of this name.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model, the whole way from files to a bundle for TFaaS.
 
@@ -54,7 +57,7 @@ def train(
     As in MLaaS4HEP: mlaas-spark train --files files.txt --labels labels.txt --model model.py --params params.json
     --fout out
     """
-    from mlaas_spark import mlaas4hep, pipeline
+    from mlaas_spark import mlaas4hep, pipeline, storage
 
     save_as = None
     if listed is not None:
@@ -80,8 +83,19 @@ def train(
         if fout:
             where, save_as = mlaas4hep.place(fout)
             mapping = {**mapping, **where}
+    config, told = resolved(context, mapping), journal(context)
+    if context.params["dry_run"]:
+        pipeline.model_file(config)
+        runs, chunks = storage.join(config.runs, config.name), config.chunks.folder
+        writes = [f"{runs}/<time>-<digest>", chunks or storage.join(runs, "chunks"), *([save_as] if save_as else [])]
+        dry.tell(config, told, writes, as_json=as_json)
+        return
     command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
-    _show(pipeline.train(resolved(context, mapping), journal(), command, save_as, resume=resume))
+    result = pipeline.train(config, told, command, save_as, resume=resume)
+    if as_json:
+        show.as_json({**asdict(result), "archives": dict(result.archives)})
+        return
+    _show(result)
 
 
 def _show(result: RunResult) -> None:
@@ -119,7 +133,9 @@ def _results(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @app.command()
+@takes(DRY)
 def evaluate(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run folder.")],
     split: Annotated[str, typer.Option("--split", help="Which events: test, validation or train.")] = "test",
     out: Annotated[
@@ -134,10 +150,14 @@ def evaluate(
 
     Example: mlaas-spark evaluate runs/demo/20260101T000000Z-0123456789ab --split validation
     """
-    from mlaas_spark import pipeline
+    from mlaas_spark import pipeline, storage
     from mlaas_spark.evaluation.tables import tables
 
-    found = pipeline.evaluate(run, split, out, journal(), settings or ())
+    if context.params["dry_run"]:
+        pipeline.check_run(run)
+        dry.told({}, [out or storage.join(run, f"evaluation-{split}")], as_json=as_json)
+        return
+    found = pipeline.evaluate(run, split, out, journal(context), settings or ())
     if as_json:
         show.as_json(found.metrics)
         return
@@ -150,17 +170,26 @@ def evaluate(
 
 
 @app.command()
-@takes({"settings": CONFIG["settings"]})
+@takes({"settings": CONFIG["settings"]} | DRY)
 def export(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run folder.")],
     out: Annotated[str | None, typer.Option("--out", help="Where to write; default: bundle/ of the run.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the TFaaS bundles of a finished run again, with --set by other settings than the run's.
 
     Example: mlaas-spark export runs/demo/20260101T000000Z-0123456789ab --out bundles --set export.inputs=raw
     """
-    from mlaas_spark import pipeline
+    from mlaas_spark import pipeline, storage
 
-    for inputs, archive in pipeline.export(run, out, journal(), context.params["settings"] or ()).items():
+    if context.params["dry_run"]:
+        pipeline.check_run(run)
+        dry.told({}, [out or storage.join(run, "bundle")], as_json=as_json)
+        return
+    written = pipeline.export(run, out, journal(context), context.params["settings"] or ())
+    if as_json:
+        show.as_json(written)
+        return
+    for inputs, archive in written.items():
         show.line(f"{_BUNDLES[inputs]}: {archive}")

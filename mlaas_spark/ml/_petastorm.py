@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -30,6 +30,7 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ def read_row_groups(
     decode: Callable[[pa.RecordBatch, int, int], T],
     threads: int,
     wanted: Callable[[int, int], bool] | None = None,
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[T, None, None]:
     """``decode(events, file index, row group)`` of every row group, in the order of ``paths``, whatever the threads.
 
@@ -79,13 +81,14 @@ def read_row_groups(
         decode: Called in worker threads.
         threads: Worker threads.
         wanted: ``wanted(file index, row group)``: whether to read it; None reads all.
+        timed: A row group is read and decompressed within what it makes.
 
     Raises:
         ChunkError: A row group cannot be read or decoded; file and row group are named.
     """
     if not paths:
         return
-    job = _Job(tuple(columns), decode, wanted)
+    job = _Job(tuple(columns), decode, wanted, timed=timed)
     with _constructing, _quiet_constructor():
         try:
             reader = Reader(
@@ -136,6 +139,7 @@ class _Job:
     columns: tuple[str, ...]
     decode: Callable[[pa.RecordBatch, int, int], Any]
     wanted: Callable[[int, int], bool] | None = None
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, worker_id: int, publish: Callable[[Any], None], args: Sequence[Any]) -> _Worker:
@@ -210,7 +214,8 @@ class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
             return ()
         if self._open is None or self._open[0] != path:
             self._open = (path, pq.ParquetFile(self._files.open(path)))
-        table = self._open[1].read_row_group(row_group, columns=list(self._job.columns), use_threads=False)
+        with self._job.timed():
+            table = self._open[1].read_row_group(row_group, columns=list(self._job.columns), use_threads=False)
         return tuple(self._job.decode(batch, file, row_group) for batch in table.combine_chunks().to_batches())
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, 
 from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest, label_columns
 from mlaas_spark.memory import Buffers
 from mlaas_spark.mixing import SPLITS
+from mlaas_spark.ml.meter import Meter
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mlaas_spark.memory import Empty
+
+WAITED, KERNEL, READ = "waited", "kernel", "read"
+"""What the meter of a stream times: its consumer waits for a batch; threads make batches; threads read row groups."""
 
 PREFETCH = 2  # batches that tf.data has ready
 _LONG_ENOUGH_S, _SOME = 0.5, 8_192
@@ -105,6 +110,7 @@ class ChunkStream:
         row_groups: Events of each row group of each file, by its path.
         shards: In how many parts each pass and each of its batches is dealt, see :func:`shares`.
         mine: The shards that this process reads; None for all of them.
+        meter: Counts what is read, and the time it takes.
     """
 
     folder: str
@@ -116,6 +122,7 @@ class ChunkStream:
     row_groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     shards: int = 1
     mine: tuple[int, ...] | None = None
+    meter: Meter = field(default_factory=Meter, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2, shards: int = 1) -> Self:
@@ -195,16 +202,22 @@ class ChunkStream:
                 seen += first - share.start
                 events = self._events([files[index].path for index in order], order, (first, share.stop), shuffle)
                 parts.append(_cut(opened.enter_context(closing(events)), share.size, self.buffers.empty))
-            while found := [batch for part in parts if (batch := next(part, None)) is not None]:
+            while found := self._next_of(parts):
                 batch = found[0] if len(found) == 1 else Batch.join(found, self.buffers.empty)
                 seen += len(batch)
                 if not self.weighted and not (batch.weight == 1.0).all():
                     msg = f"{self.folder} has events with a weight other than 1, its manifest says that all are 1"
                     raise ChunkError(msg)
+                self.meter.add(split, len(batch))
                 yield batch
         if seen != (expected := sum(share.stop - share.start for share in mine)):
             msg = f"{self.folder}: {seen} {split} events were read, the manifest says {expected}"
             raise ChunkError(msg)
+
+    def _next_of(self, parts: Iterable[Iterator[Batch]]) -> list[Batch]:
+        """The next batch of each part that has one, and the time it was waited for."""
+        with self.meter.timed(WAITED):
+            return [batch for part in parts if (batch := next(part, None)) is not None]
 
     def answers(self, split: str) -> Generator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], None, None]:
         """Labels, shape (n,) or (n, T), and weights, shape (n,), of each row group of a split; no features are read."""
@@ -320,7 +333,8 @@ class ChunkStream:
             order = np.arange(events.num_rows)
             if shuffle is not None:
                 order = np.random.default_rng([*shuffle, numbers[file], row_group]).permutation(events.num_rows)
-            return decode(events, self.transform, order, self.buffers)
+            with self.meter.timed(KERNEL):
+                return decode(events, self.transform, order, self.buffers)
 
         return read_row_groups(
             filesystem,
@@ -329,6 +343,7 @@ class ChunkStream:
             one_row_group,
             self.threads,
             lambda file, row_group: (file, row_group) in wanted,
+            timed=partial(self.meter.timed, READ),
         )
 
 

@@ -35,6 +35,8 @@ def commands() -> list[str]:
 def test_command_in_the_documents_exists_with_its_options(command: str) -> None:
     verb, *words = shlex.split(command.replace("...", "").rstrip(".,;: "))
     known = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    for word in words:
+        known = getattr(known, "commands", {}).get(word, known)
     options = {option for parameter in known.params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= options
