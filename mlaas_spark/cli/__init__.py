@@ -7,10 +7,11 @@ from mlaas_spark.cli import (
     looking,
     machine,
     runs,
+    scheduled,
     scoring,
     serving,
     training,
 )  # each registers its verbs with app
 from mlaas_spark.cli.app import app, main
 
-__all__ = ["app", "data", "looking", "machine", "main", "runs", "scoring", "serving", "training"]
+__all__ = ["app", "data", "looking", "machine", "main", "runs", "scheduled", "scoring", "serving", "training"]

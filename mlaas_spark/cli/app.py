@@ -65,15 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
     """
-    anywhere, given = _apart(sys.argv[1:] if arguments is None else arguments)
+    code, text = attempt(sys.argv[1:] if arguments is None else arguments)
+    if text:
+        show.remark(text)
+    return code
+
+
+def attempt(arguments: Sequence[str]) -> tuple[int, str]:
+    """Run a command line; the exit code as of :func:`main`, and what is to be said of a failure, "" of a success."""
+    anywhere, given = _apart(arguments)
     try:
-        return _run(anywhere, given)
+        return _run(anywhere, given), ""
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         if "--debug" in anywhere:
             traceback.print_exception(error)
-        code, text = _told(error, given)
-        show.remark(text)
-        return code
+        return _told(error, given)
 
 
 def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:

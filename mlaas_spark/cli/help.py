@@ -27,6 +27,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "predict-remote",
     ),
     "Look after": ("verify", "clean", "throughput"),
+    "Jobs that nobody watches": ("scheduled", "retrain"),
 }
 """Verbs by what they are for, in the order of the work."""
 

@@ -34,10 +34,11 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_command_in_the_documents_exists_with_its_options(command: str) -> None:
     verb, *words = shlex.split(command.replace("...", "").rstrip(".,;: "))
-    known = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = [verbs[verb], *(verbs[word] for word in words if verb == "scheduled" and word in verbs)]
     for word in words:
-        known = getattr(known, "commands", {}).get(word, known)
-    options = {option for parameter in known.params for option in parameter.opts} | {"--help"}
+        known = [getattr(one, "commands", {}).get(word, one) for one in known]
+    options = {option for one in known for parameter in one.params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= options
 
