@@ -134,7 +134,7 @@ def _kind(of: Any) -> str:
     if inspect.isclass(of) and issubclass(of, Enum):
         return "choice"
     if inspect.isclass(of) and issubclass(of, BaseModel):
-        return "section"
+        return "sections"
     if origin is Literal:
         return "choice" if len(arguments) > 1 else f"`{arguments[0]}`"
     of_origin = {
@@ -227,7 +227,7 @@ def _commented_out(lines: list[str]) -> dict[str, str]:
 
 def config_page(local_yaml: str) -> str:
     """Every key as a page."""
-    sections: dict[str, list[Key]] = {"": []}
+    sections: dict[str, list[Key]] = {"": [], "input": [], GROUPS: []}
     for key in keys(local_yaml):
         section = key.name.split(".", maxsplit=1)[0] if "." in key.name else ""
         sections.setdefault(GROUPS if key.name.startswith(GROUPS) else section, []).append(key)
@@ -239,7 +239,7 @@ def config_page(local_yaml: str) -> str:
         parts.append(f"## {title}\n")
         if model := _model(section):
             parts.append(f"{_escaped(_paragraphs(model)[0])}\n")
-        parts += ["| key | type | default | |", "| --- | --- | --- | --- |"]
+        parts += ["| key | default | |", "| --- | --- | --- |"]
         parts += [_key_row(key) for key in of_section]
         parts.append("")
     return "\n".join(parts)
@@ -247,9 +247,9 @@ def config_page(local_yaml: str) -> str:
 
 def _key_row(key: Key) -> str:
     default = f"`{key.default}`" if key.default else "must be given"
-    allowed = f"<br>{key.allowed}" if key.allowed else ""
+    kind = f"{key.kind}: {key.allowed}" if key.allowed else key.kind
     anchor = key.name.replace("[]", "")
-    cells = (f'<a id="{anchor}"></a>`{key.name}`', key.kind + allowed, default, _escaped(key.description))
+    cells = (f'<a id="{anchor}"></a>`{key.name}`<br>{kind}', default, _escaped(key.description.rstrip(":")))
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
@@ -383,6 +383,8 @@ def decisions_page(folder: pathlib.Path) -> str:
 def _escaped(text: str) -> str:
     """Plain text as Markdown: stars and angle brackets stand for themselves, double backticks are code."""
     pieces = re.split(r"(``[^`]+``|`[^`]+`)", text)
-    plain = [re.sub(r"([*_\[\]|])", r"\\\1", piece).replace("<", "&lt;") for piece in pieces[::2]]
+    plain = [
+        re.sub(r"([*_\[\]|])", r"\\\1", piece).replace("<", "&lt;").replace("{", "&#123;") for piece in pieces[::2]
+    ]
     code = [f"`{piece.strip('`')}`".replace("|", "\\|") for piece in pieces[1::2]]
     return "".join(part for pair in zip(plain, [*code, ""], strict=True) for part in pair)

@@ -27,7 +27,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     records = [{title: f"decisions/{name}"} for name, title, _ in reference.decisions(folder)]
     for section in config.nav or []:
         if "Decisions" in section:
-            section["Decisions"] = [{"All": "decisions/index.md"}, *records]
+            section["Decisions"] = [{"All": "decisions/index.md"}, {"Records": records}]
     return config
 
 
