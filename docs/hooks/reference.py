@@ -43,6 +43,7 @@ _NAMES = {
 }
 _LIMITS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
+_TABLE, _END = '<div class="entries" markdown>\n', "\n</div>\n"  # which a phone shows without columns
 _CONFIG = """\
 # Config
 
@@ -239,9 +240,8 @@ def config_page(local_yaml: str) -> str:
         parts.append(f"## {title}\n")
         if model := _model(section):
             parts.append(f"{_escaped(_paragraphs(model)[0])}\n")
-        parts += ["| key | default | |", "| --- | --- | --- |"]
-        parts += [_key_row(key) for key in of_section]
-        parts.append("")
+        parts += [_TABLE, "| key | default | |", "| --- | --- | --- |"]
+        parts += [*(_key_row(key) for key in of_section), _END]
     return "\n".join(parts)
 
 
@@ -293,14 +293,14 @@ def _verb(name: str, command: Any) -> list[str]:
     usage = command.get_usage(context).removeprefix("Usage: ")
     parts = [f"## {name}\n", "\n\n".join(what) + "\n", "```bash", " ".join(usage.split()), "```\n"]
     parts += [f"{label}:\n\n```bash\n{example}\n```\n" for label, example in examples]
-    parts += ["| option | |", "| --- | --- |"]
+    parts += [_TABLE, "| option | |", "| --- | --- |"]
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if not record or not record[1]:
             msg = f"verb {name}: {parameter.name} has no help"
             raise MissingWordsError(msg)
         parts.append("| {} | {} |".format(f"`{record[0]}`".replace("|", "\\|"), _escaped(record[1])))
-    return [*parts, ""]
+    return [*parts, _END]
 
 
 def failures() -> list[Failure]:

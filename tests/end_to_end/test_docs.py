@@ -127,8 +127,10 @@ def named(block: Block) -> str:
 
 def simple_commands(text: str) -> list[list[str]]:
     """The words of each command of a line, without what the shell does with them."""
-    lexer = shlex.shlex(re.sub(r"<(\w+)>", r"\1", text), posix=True, punctuation_chars=True)
+    without_comment = re.sub(r"\s#.*", "", text)
+    lexer = shlex.shlex(re.sub(r"<(\w+)>", r"\1", without_comment), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
+    lexer.commenters = ""  # archive.tar.gz#name has none
     commands: list[list[str]] = [[]]
     for word in lexer:
         if set(word) <= set("|&;"):
@@ -288,7 +290,9 @@ def newest(folder: Path, name: str) -> Path:
 
 def skeleton(line: str) -> str:
     """A line without its numbers, digests and folders, which differ from one day to the next."""
-    line = re.sub(r"\S*/(?=(runs|data|friends)/)", "", line)
+    line = re.sub(r"(?<!\S)/\S*/(?=(runs|data|friends)/)", "", line)
+    line = re.sub(r"(?<!\S)/\S*/", "", line)
+    line = re.sub(r"(are those of) (all|a sample,) .*", r"\1", line)  # small files are read whole
     line = re.sub(r"\b(?=\w*\d)[0-9a-f]{12,}\b|\d{8}T\d{6}Z", "#", line)
     line = re.sub(r"(?<![\w#])-?\d[\d.,]*(e[+-]\d+)?(?![a-z])|_[0-9a-f]{12}\b", "#", line)
     return " ".join(line.split())
@@ -299,6 +303,7 @@ def test_lines_are_compared_by_their_words() -> None:
     assert skeleton("run folder /tmp/x/runs/demo/20261125T223715Z-8c5abe778886") == skeleton(
         "run folder  runs/demo/20251125T223715Z-0c5abe778886"
     )
+    assert skeleton("/tmp/a/x.root:events  friends/x.root") == skeleton("/home/me/x.root:events friends/x.root")
     assert skeleton("4 files, 6.4 MB") != skeleton("4 files, 6.4 GB")
 
 
