@@ -228,7 +228,7 @@ def exactness() -> str:
         drawing.text(16, 54 + 30 * row, label, "faint")
         drawing.text(110, 54 + 30 * row, terms, "code")
         drawing.cell(258, 38 + 30 * row, (186, 24), total, "b")
-    drawing.text(16, 130, "as integers of 2⁻⁵⁵, here of 16 and more digits", "faint")
+    drawing.text(16, 130, "as integers, in units of 2⁻⁵⁵", "faint")
     for row, summed in enumerate((left, right)):
         drawing.text(110, 158 + 30 * row, ("(a + b) + c", "a + (b + c)")[row], "code")
         drawing.cell(258, 142 + 30 * row, (186, 24), f"{summed:,}", "c")
