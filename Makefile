@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-quick bench-growth pack lock clean
+.PHONY: help demo test check docs format bench bench-quick bench-growth pack lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -30,11 +30,16 @@ demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sa
 test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check: $(INSTALLED)  ## Format, lint, types, import contracts
+check: $(INSTALLED) docs  ## Format, lint, types, import contracts, the documentation's site
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# Not by --quiet, which keeps warnings from mkdocs' own count of them too.
+docs: $(INSTALLED)  ## Build the documentation's site, build/site/index.html; a broken link fails
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log >&2; exit 1; }
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .

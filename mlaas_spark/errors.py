@@ -59,7 +59,11 @@ def reason(error: BaseException) -> str:
 
 
 class MlaasSparkError(Exception):
-    """Base of all named errors; ``exit_code`` is what the command line returns."""
+    """Base of all named errors; ``exit_code`` is what the command line returns.
+
+    Cause: It is never raised itself; exit code 1 is an error that nobody foresaw.
+    Cure: Report it, with what ``mlaas-spark --debug VERB ...`` shows.
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -85,13 +89,20 @@ def all_kinds() -> list[type[MlaasSparkError]]:
 
 
 class ConfigError(MlaasSparkError):
-    """A config key, an option or an expression that cannot be used."""
+    """A config key, an option or an expression that cannot be used.
+
+    Cause: A name that is misspelt, a value of a wrong kind or out of range, two settings that exclude each other.
+    Cure: The message names the key and the nearest there are; all keys are in conf/local.yaml, all options in --help.
+    """
 
     exit_code = 2
 
 
 class UnwritableOutputError(ConfigError):
     """An output folder or file that cannot be written: no permission, no space, its server gone.
+
+    Cause: What the file system said, in the message: Permission denied, No space left on device, a server that is gone.
+    Cure: Choose another folder (``--out``, ``--set runs=...``), make room or get permission, and run the same again.
 
     Args:
         path: The folder or file.
@@ -108,13 +119,20 @@ class UnwritableOutputError(ConfigError):
 
 
 class FilesetError(MlaasSparkError):
-    """Input files that are missing, empty, or do not fit together."""
+    """Input files that are missing, empty, or do not fit together.
+
+    Cause: A path or glob that matches nothing, no events at all, a file named twice, files whose branches differ.
+    Cure: See what is there by ``mlaas-spark inspect``; ``--schema intersect`` or ``fill`` where branches differ.
+    """
 
     exit_code = 3
 
 
 class TreeNotFoundError(FilesetError):
     """The tree is not in the file.
+
+    Cause: A misspelt ``--tree``, a file without trees, or several trees and none named.
+    Cure: Take one of the trees that the message names: ``--tree NAME``, or ``path.root:NAME``.
 
     Args:
         tree: Name that was asked for; "" where none was and the file has several.
@@ -139,6 +157,9 @@ class TreeNotFoundError(FilesetError):
 class BranchNotFoundError(FilesetError):
     """A branch (or a glob of branches) matches nothing.
 
+    Cause: A misspelt name in ``--branches``, ``--selection``, ``--label``, or a file that lacks it.
+    Cure: Take one of the nearest that the message names; ``mlaas-spark inspect FILE --headers`` lists them all.
+
     Args:
         branch: Name that was asked for.
         available: Branches there are.
@@ -157,6 +178,9 @@ class BranchNotFoundError(FilesetError):
 
 class UnreadableInputError(MlaasSparkError):
     """A file that exists and cannot be read: not of its format, cut short, damaged.
+
+    Cause: A transfer that broke off, a disk's error, a suffix that is not the format's, a server that does not answer.
+    Cure: Copy the file again or leave it out; ``--format`` where the suffix misleads; ``--timeout``, ``--retries``.
 
     Args:
         path: The file.
@@ -182,17 +206,29 @@ class UnreadableInputError(MlaasSparkError):
 
 
 class SpecsError(MlaasSparkError):
-    """Specs or a schema that cannot be made or used."""
+    """Specs or a schema that cannot be made or used.
+
+    Cause: No branch can be a feature, all events fail the selection, or a specs.json is none.
+    Cure: See branches and what was left out by ``mlaas-spark inspect``; make the specs again by ``mlaas-spark specs``.
+    """
 
     exit_code = 4
 
 
 class SpecsMismatchError(SpecsError):
-    """Specs, schema or chunks that do not belong together."""
+    """Specs, schema or chunks that do not belong together.
+
+    Cause: New files lack a branch of the training or have it as another kind, or specs were made with other branches.
+    Cure: Take the specs, run or bundle that belong to the files, or make specs and chunks of these files anew.
+    """
 
 
 class ChunkError(MlaasSparkError):
-    """A chunk data set that is missing, incomplete, foreign or in conflict."""
+    """A chunk data set that is missing, incomplete, foreign or in conflict.
+
+    Cause: A folder that holds something else, files that are gone or were changed, or the data of another request.
+    Cure: Run the command again, which makes what is missing; choose another folder where another request's data is.
+    """
 
     exit_code = 4
 
@@ -257,25 +293,40 @@ class ShiftError(MlaasSparkError):
 
 
 class ModelContractError(MlaasSparkError):
-    """A model file or model that does not keep the contract of ``model(idim)``, or a training that cannot go on."""
+    """A model file or model that does not keep the contract of ``model(idim)``, or a training that cannot go on.
+
+    Cause: No function ``model``, inputs or outputs of wrong shapes, a loss that is not a number, a worker that is lost.
+    Cure: Mend the model file (docs/models.md); after a crash ``--resume`` goes on from the last checkpoint.
+    """
 
     exit_code = 5
 
 
 class ExportError(MlaasSparkError):
-    """A bundle that cannot be written, or does not do what the model does."""
+    """A bundle that cannot be written, or does not do what the model does.
+
+    Cause: A layer that has no counterpart, scores of the bundle unlike the model's, a library that is missing.
+    Cure: The message names the layer or the library; ``mlaas-spark export RUN`` makes a run's bundles again.
+    """
 
     exit_code = 6
 
 
 class ServingError(MlaasSparkError):
-    """A bundle or server that does not keep the TFaaS contract."""
+    """A bundle or server that does not keep the TFaaS contract.
+
+    Cause: A bundle that lacks a part, a model that the server does not have, an answer that is none.
+    Cure: ``mlaas-spark serve-check BUNDLE`` for the bundle, ``mlaas-spark models --url URL`` for the server.
+    """
 
     exit_code = 6
 
 
 class NoAnswerError(ServingError):
     """A server that is not reached, or whose answer does not come.
+
+    Cause: Nothing listens at the URL, TLS is refused, the server panicked, or it is too slow.
+    Cure: What the message says; docs/serving.md has a table of messages. ``serve.timeout``, ``serve.retries``.
 
     Args:
         url: The server.

@@ -26,7 +26,7 @@ def serve_check(
     With --url the server is checked: that it has the bundle, file by file, and scores as its model does; without BUNDLE
     by the check events that it stores of one model, or of each.
 
-    Example: mlaas-spark serve-check runs/demo/*/bundle/*.tar.gz
+    Example: mlaas-spark serve-check runs/demo/*/bundle/demo_0123456789ab.tar.gz
     """
     from mlaas_spark import pipeline
 
@@ -63,7 +63,8 @@ def upload(
 ) -> None:
     """Send a bundle to a TFaaS server and prove it: files read back, scores compared; else it is deleted again.
 
-    Example: mlaas-spark upload runs/demo/*/bundle/*.tar.gz --url http://localhost:8083 --promote --alias demo
+    Example: mlaas-spark upload runs/demo/*/bundle/demo_0123456789ab.tar.gz --url http://localhost:8083
+    --promote --alias demo
     """
     from mlaas_spark import pipeline
 

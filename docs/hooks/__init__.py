@@ -1,0 +1,1 @@
+"""Code of the documentation: the reference, the pictures, what mkdocs runs."""
