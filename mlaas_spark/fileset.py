@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from mlaas_spark import storage
+from mlaas_spark import confidential, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError, nearest, reason
 
@@ -228,6 +228,7 @@ def _expand(names: Sequence[str], source: _Source, tree: str | None) -> list[Inp
         if name.endswith(".txt"):
             files += _expand(read_list(name), source, tree)
             continue
+        confidential.check_url(name)
         pattern, own_tree = split_tree(name)
         for path in _paths(storage.absolute(redirected(pattern, source.redirector)), source):
             files.append(InputFile(path, source.kind or format_of(path), own_tree or tree))

@@ -424,7 +424,8 @@ def _checkpoints(config: Config, place: _Place) -> str:
 def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]:
     """What trains on what, for checkpoints: all that changes the weights."""
     free = {"model", "checkpoint", "threads", "verbose", "mlflow", "workers", "patience"}
-    settings = {**config.train.model_dump(mode="json", exclude=free), "shards": config.train.dealt}
+    kept = {name: value for name, value in config.public()["train"].items() if name not in free}
+    settings = {**kept, "shards": config.train.dealt}
     return {
         "data set": data.manifest.content_digest[:12],
         "features": data.transform.digest()[:12],
@@ -555,7 +556,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
             files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
-            parameters = config.model_dump(mode="json")
+            parameters = config.public()
             tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
     return RunResult(
         folder=folder,

@@ -25,6 +25,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from mlaas_spark import xrootd
+from mlaas_spark.confidential import check_url
 from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
@@ -169,8 +170,10 @@ def absolute(path: str) -> str:
     """A path that means the same in every process: local ones made absolute, HDFS' with the NameNode.
 
     Raises:
-        ConfigError: An HDFS URL without a NameNode, where Hadoop's configuration names none either.
+        ConfigError: An HDFS URL without a NameNode, where Hadoop's configuration names none either; a URL with a
+            password or token in it.
     """
+    check_url(path)
     if path.lower().startswith("hdfs://"):
         from mlaas_spark import hdfs  # local jobs start without it
 
