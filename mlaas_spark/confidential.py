@@ -70,8 +70,8 @@ def check_url(url: str) -> None:
     """
     if (shown := without_credentials(url)) != url:
         msg = (
-            f"{shown} holds a password or a token, and names of files are kept in manifests and reports: give it by the "
-            "environment (BEARER_TOKEN, X509_USER_PROXY, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD) or by the "
-            "server's own configuration"
+            f"{shown} holds a password or a token, and names of files are kept in manifests and reports: give it by "
+            "the environment (BEARER_TOKEN, X509_USER_PROXY, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD) or "
+            "by the server's own configuration"
         )
         raise ConfigError(msg)

@@ -26,7 +26,7 @@ MAX_BYTES = 8 * 2**30
 """That a bundle unpacks to."""
 
 _MAX_MEMBERS = 1_000
-_MAX_RATIO, _SMALL = 100, 1 << 26
+MAX_RATIO, SMALL = 100, 1 << 26
 """Weights hardly get smaller by packing: what unpacks to 64 MiB and 100 times its own size is a bomb."""
 _HEADERS = 1 << 17
 """Bytes of headers before a member; tarfile takes long names, pax records and sparse maps of any size into memory."""
@@ -115,7 +115,7 @@ def _members(
 ) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
     """The members of a bundle's tar, refused at the first that a bundle does not have."""
     seen: set[PurePosixPath] = set()
-    size, most = 0, min(MAX_BYTES, _SMALL + _MAX_RATIO * source.stat().st_size)
+    size, most = 0, min(MAX_BYTES, SMALL + MAX_RATIO * source.stat().st_size)
     for member in archive:
         inner = PurePosixPath(member.name)
         size += member.size

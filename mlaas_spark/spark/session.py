@@ -28,7 +28,7 @@ from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputErro
 from mlaas_spark.memory import keep_freed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pyspark.sql import DataFrame
 
@@ -94,10 +94,20 @@ def session(config: SparkConfig, name: str, meanwhile: Callable[[], object] | No
     Raises:
         ConfigError: No session could be started, Java missing for example; a grid proxy that others can read.
     """
+    _check_given(config.conf)
     spark = SparkSession.getActiveSession() or _started(config, name, meanwhile or _nothing)
     if config.x509_proxy is not None:
         _ship_proxy(spark, config.x509_proxy)
     return spark
+
+
+def _check_given(conf: Mapping[str, str]) -> None:
+    """The config is not one that a run folder keeps, which has no secrets."""
+    if lost := [key for key, value in conf.items() if value == confidential.HIDDEN]:
+        msg = (
+            f"spark.conf.{lost[0]} is a secret, which run folders do not keep: give it again, or by spark-submit --conf"
+        )
+        raise ConfigError(msg)
 
 
 def _nothing() -> None:
@@ -105,11 +115,6 @@ def _nothing() -> None:
 
 
 def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) -> SparkSession:
-    if lost := [key for key, value in config.conf.items() if value == confidential.HIDDEN]:
-        msg = (
-            f"spark.conf.{lost[0]} is a secret, which run folders do not keep: give it again, or by spark-submit --conf"
-        )
-        raise ConfigError(msg)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     verbose = _log.isEnabledFor(logging.DEBUG)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and knows the master
