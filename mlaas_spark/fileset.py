@@ -270,10 +270,17 @@ def _listed(manifest: str, patience: Patience) -> list[str]:
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{manifest} does not list the files of a data set: make it again with mlaas-spark convert"
         raise FilesetError(msg) from error
-    if odd := [path for path in paths if "://" in path or {"", ".", ".."} & set(path.split("/"))]:
+    folder = manifest.rpartition("/")[0]
+    if odd := [path for path in paths if not _is_below(folder, path)]:
         msg = f"{manifest} does not list the files of a data set: {odd[0]!r} is not below its folder"
         raise FilesetError(msg)
     return paths
+
+
+def _is_below(folder: str, path: str) -> bool:
+    """Whether a path that a manifest lists stays in its folder, also behind symbolic links."""
+    named = "://" not in path and not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
+    return named and storage.is_inside(folder, path)
 
 
 def _is_hidden(path: str) -> bool:

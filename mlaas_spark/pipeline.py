@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KERAS = ".keras"
+_MODEL_FILE = "train.model"
 _READY = 3  # row groups of a thread that are decoded, waiting or in use
 SAMPLE = 25_000
 """Entries that inspect reads unless it is told how many."""
@@ -664,7 +665,8 @@ def evaluate(
         split: ``train``, ``validation`` or ``test``.
         destination: Folder to write; one of an earlier evaluation is replaced. None: ``evaluation-<split>`` of the run.
         journal: Told of each stage.
-        settings: ``evaluate.key=value`` in place of what the run's config says.
+        settings: ``evaluate.key=value`` in place of what the run's config says; ``train.model=FILE`` for the classes
+            of a model in a run of another user, whose files are not run otherwise.
 
     Raises:
         ConfigError: The folder is no run, no such split, a setting of another section.
@@ -678,7 +680,7 @@ def evaluate(
     if split not in SPLITS:
         msg = f"no split {split!r}: there are {', '.join(SPLITS)}"
         raise ConfigError(msg)
-    if odd := [setting for setting in settings if not setting.strip().startswith("evaluate.")]:
+    if odd := [setting for setting in settings if not setting.strip().startswith(("evaluate.", f"{_MODEL_FILE}="))]:
         msg = f"--set {odd[0]}: only keys of evaluate can be changed, the rest is as the run had it"
         raise ConfigError(msg)
     place = storage.absolute(run)
@@ -699,7 +701,7 @@ def evaluate(
             chunks_at, content = _chunks_of(folder / "run.json")
             history = folder / "history.csv"
             rows = evaluating.read_history(history.read_text(encoding="utf-8")) if history.exists() else []
-            model = load_saved_model(folder / "model.keras", config.train.model)
+            model = load_saved_model(folder / "model.keras", _model_file(place, config, settings))
         transform = FeatureTransform.of(made.specs, config.features)
         stream = ChunkStream.open(chunks_at, transform, config.train.batch_size, config.train.threads)
         if stream.manifest.content_digest != content:
@@ -715,6 +717,27 @@ def evaluate(
     texts = {"metrics.json": json.dumps(metrics, indent=1).encode()}
     storage.replace_folder(target, {**texts, **plots.files(drawn)})
     return Evaluated(metrics, target, len(drawn))
+
+
+def _model_file(run: str, config: Config, settings: Sequence[str]) -> Path | None:
+    """The user's file of a run's model: that which is named now, else the run's own if this user has written the run.
+
+    A run folder of another user could name any file, which would run with our rights.
+    """
+    named = config.train.model
+    if named is None or any(setting.strip().startswith(f"{_MODEL_FILE}=") for setting in settings):
+        return named
+    if storage.is_own(storage.join(run, "config.yaml")):
+        return named
+    _log.warning(
+        "%s is of another user: %s, which its config names, is not run; if the model needs it and you trust it: "
+        "--set %s=%s",
+        run,
+        named,
+        _MODEL_FILE,
+        named,
+    )
+    return None
 
 
 def _chunks_of(run_json: Path) -> tuple[str, str]:
@@ -780,7 +803,7 @@ def export(run: str, destination: str | None, journal: Journal, settings: Sequen
         )
         with journal.stage("export"):
             stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
-            model = load_saved_model(folder / "model.keras", config.train.model)
+            model = load_saved_model(folder / "model.keras", _model_file(place, config, settings))
             inputs = InputLayout.of(transform, config.train.inputs)
             written = write_bundles(
                 model, stream, config.export, _digest_of(made), bundles, origin=origin, inputs=inputs
@@ -1001,11 +1024,13 @@ class _Trained:
         bundle: The model with its transform.
         ranges: Values of the branches in training; {} of a bundle from before they were kept in it.
         config: What the run was told; None of a bundle or a Keras model.
+        own: Whether this user has written the run: else no file that it names is run.
     """
 
     bundle: Contents
     ranges: Ranges
     config: Config | None = None
+    own: bool = True
 
 
 def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
@@ -1086,7 +1111,7 @@ def _trained(model: str) -> _Trained:
     if FeatureTransform.of(specs, config.features) != bundle.transform:
         msg = f"{model}: its specs.json and config.yaml are not those that its bundle was made with"
         raise SpecsMismatchError(msg)
-    return _Trained(bundle, specs.ranges, config)
+    return _Trained(bundle, specs.ranges, config, storage.is_own(storage.join(place, "config.yaml")))
 
 
 def _keras_model(config: Config, model: str) -> _Trained:
@@ -1135,6 +1160,12 @@ def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
         if "identifiers" not in given.model_fields_set:
             taken["identifiers"] = run.identifiers
         if run.preproc and not given.preproc and fileset(given)[0].format in {Format.JSON, Format.CSV}:
+            if not trained.own:
+                msg = (
+                    f"the run is of another user: {run.preproc}, by which its records were preprocessed, is not run; "
+                    "if you trust it, name it by --preproc"
+                )
+                raise ConfigError(msg)
             taken["preproc"] = run.preproc
         if run.selection and not given.selection:
             journal.say(f"the model was trained on events that pass {run.selection!r}; here all are scored")

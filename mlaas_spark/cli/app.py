@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from typer.exceptions import TyperException
 
 from mlaas_spark.cli import show
 from mlaas_spark.errors import MlaasSparkError, reason
+from mlaas_spark.shown import LineFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def _common(
 ) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mlaas_spark").setLevel(logging.DEBUG if debug else logging.INFO)
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         if "--debug" in given:
-            traceback.print_exception(error)
+            show.trace(error)
         code, text = _told(error, given)
         show.remark(text)
         return code

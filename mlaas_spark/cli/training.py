@@ -22,6 +22,7 @@ from mlaas_spark.cli.options import (
     resolved,
     takes,
 )
+from mlaas_spark.confidential import hide_arguments
 from mlaas_spark.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def train(
         if fout:
             where, save_as = mlaas4hep.place(fout)
             mapping = {**mapping, **where}
-    command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
+    command = shlex.join(["mlaas-spark", "train", *hide_arguments(context.obj or [])])
     _show(pipeline.train(resolved(context, mapping), journal(), command, save_as, resume=resume))
 
 
