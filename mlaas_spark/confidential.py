@@ -20,9 +20,10 @@ HIDDEN = "(secret, not kept)"
 NAMES = (
     r"(?i)secret|passw|token|(?:access|account|encryption|private|api|signing)[._-]?key|oauth|jaas|authorization|bearer"
 )
-"""Settings that hold secrets, by their names or by names in their values; Spark's redaction has the same pattern."""
+"""Settings that hold secrets, by their names; Spark's redaction has the same pattern."""
 
 _SECRET = re.compile(NAMES)
+_JAVA_OPTION = re.compile(rf"-D[^\s=]*(?:{NAMES.removeprefix('(?i)')})[^\s=]*=", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _IN_QUERY = re.compile(
     r"([?&;](?:[^=&;?\s/]*(?:token|authz|signature|secret|password|credential)[^=&;?\s/]*|sig)=)[^&;\s]+", re.IGNORECASE
@@ -30,8 +31,8 @@ _IN_QUERY = re.compile(
 
 
 def is_secret(name: str, value: object = "") -> bool:
-    """Whether a setting is a secret, by its name, or has one in its value, as Java's options may."""
-    return bool(_SECRET.search(name) or (isinstance(value, str) and _SECRET.search(value)))
+    """Whether a setting is a secret, by its name or as one of Java's options in its value: ``-Da.password=x``."""
+    return bool(_SECRET.search(name) or (isinstance(value, str) and _JAVA_OPTION.search(value)))
 
 
 def hidden(settings: Mapping[str, Any]) -> dict[str, Any]:

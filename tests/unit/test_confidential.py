@@ -63,6 +63,10 @@ def test_a_secret_in_java_options_is_hidden_with_them() -> None:
     assert hidden({"spark.executor.extraJavaOptions": "-Da.password=x"}) == {"spark.executor.extraJavaOptions": HIDDEN}
 
 
+def test_a_path_with_such_a_word_in_it_is_kept() -> None:
+    assert hidden({"spark.local.dir": "/data/secret/token"}) == {"spark.local.dir": "/data/secret/token"}
+
+
 def test_nested_settings_are_hidden_too() -> None:
     given = {"Log": {"headers": [{"Authorization": "Basic eHg="}], "path": "a"}}
     assert hidden(given) == {"Log": {"headers": [{"Authorization": HIDDEN}], "path": "a"}}
