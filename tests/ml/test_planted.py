@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.filterwarnings("ignore:pickle-based deserialization of pyarrow")  # that it is off is what is wanted
+@pytest.mark.filterwarnings("ignore:pyarrow.PyExtensionType is deprecated")
 @pytest.mark.parametrize("name", IN_FILE)
 def test_a_pickle_in_the_footer_of_a_chunk_does_not_run(name: str, make_chunks: MakeChunks, tmp_path: Path) -> None:
     chunks, marker = make_chunks(), tmp_path / "ran"

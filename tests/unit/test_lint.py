@@ -64,7 +64,9 @@ def test_each_exception_from_the_rules_says_why() -> None:
     assert {path for path, _ in lines} <= {"mlaas_spark/spark/session.py"}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-run.lock", "benchmarks/peers.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-run.lock", "requirements-audit.lock", "benchmarks/peers.lock"]
+)
 def test_every_line_of_a_lock_file_has_one_version_and_its_digests(name: str) -> None:
     wanted = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
     packages = [part for part in wanted if not part.startswith(("#", "--"))]
