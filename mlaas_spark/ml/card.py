@@ -197,7 +197,7 @@ def _made(facts: Facts) -> list[str]:
 
 def _code(name: str) -> str:
     """A name from a file as code: what Markdown or a browser would take for more is none of it."""
-    return f"`{one_line(name).replace('`', "'")}`"
+    return "`" + one_line(name).replace("`", "'") + "`"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
