@@ -108,7 +108,10 @@ PETASTORMS = {name for name in IN_FILE if name.startswith("petastorm's")}
 
 
 def _beside(name: str, content: Callable[[Path], bytes]) -> Callable[[Path, Path], None]:
-    return lambda folder, marker: (folder / name).write_bytes(content(marker)) and None
+    def plant(folder: Path, marker: Path) -> None:
+        (folder / name).write_bytes(content(marker))
+
+    return plant
 
 
 def _metadata(name: str) -> Callable[[Path, Path], None]:

@@ -296,7 +296,9 @@ def test_names_that_steer_a_terminal_are_spelled_out_with_a_traceback(
 ) -> None:
     monkeypatch.setattr(pipeline, "serve_check", failing(errors.ServingError(HOSTILE_NAME)))
     assert main(["--debug", "serve-check", "x"]) == 6
-    check_harmless(capsys.readouterr())
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert not [one for one in said if one != "\n" and unicodedata.category(one) in {"Cc", "Cf"}]
 
 
 def test_names_that_steer_a_terminal_are_spelled_out_in_tables_lines_and_logs(

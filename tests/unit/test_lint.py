@@ -71,7 +71,7 @@ def test_each_exception_from_the_rules_says_why() -> None:
 def test_every_line_of_a_lock_file_has_one_version_and_its_digests(name: str) -> None:
     wanted = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
     packages = [part for part in wanted if not part.startswith(("#", "--"))]
-    assert len(packages) > 50
+    assert len(packages) > 10
     for part in packages:
         assert re.match(
             r"[\w.\-\[\]]+==[\w.+!]+(?: ;[^\\]+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|$))+$", part

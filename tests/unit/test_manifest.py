@@ -397,10 +397,9 @@ def test_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, path: str
 
 def linked_out(folder: Path, tmp_path: Path) -> Path:
     """The folder of the files of a data set, moved elsewhere, with a symbolic link in its place."""
-    (events,) = {Path(file.path).parts[0] for file in read(str(folder)).files}
     elsewhere = tmp_path / "elsewhere"
-    (folder / events).rename(elsewhere)
-    (folder / events).symlink_to(elsewhere)
+    (folder / "train").rename(elsewhere)
+    (folder / "train").symlink_to(elsewhere)
     return elsewhere
 
 
