@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format bench bench-quick bench-growth pack lock clean
+.PHONY: help demo test check docs format bench bench-quick bench-growth pack sbom audit lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 PACK := build/pack
 PACKED := dist/mlaas_spark.tar.gz
 PEERS := benchmarks/.venv
+AUDIT := build/audit
 
 LOCKED := --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 PIP := python -m pip --quiet --disable-pip-version-check
@@ -56,10 +57,20 @@ bench-growth: $(INSTALLED) java  ## Time, memory, files and shuffle against even
 
 pack: $(PACKED)  ## Pack what cluster nodes need, for spark-submit --archives: dist/mlaas_spark.tar.gz
 
+sbom: $(AUDIT)/.installed  ## List all that is installed with its digests, as CycloneDX: build/sbom.json
+	@$(AUDIT)/bin/cyclonedx-py requirements requirements-run.lock --mc-type application --output-reproducible --validate \
+	  --of JSON --output-file build/sbom.json
+	@echo "build/sbom.json: $$(grep -c '"purl"' build/sbom.json) packages"
+
+# --strict: a package of which the service knows nothing was not audited, and is a failure
+audit: $(AUDIT)/.installed  ## Ask PyPI for known vulnerabilities of all that is installed
+	@$(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
 lock:  ## Make the lock files anew from setup.cfg and benchmarks/peers.in (needs uv)
 	@uv pip compile setup.cfg --extra dev --extra xrootd $(LOCKED) -o requirements.lock
 	@uv pip compile setup.cfg --extra xrootd --constraint requirements.lock $(LOCKED) -o requirements-run.lock
 	@uv pip compile benchmarks/peers.in $(LOCKED) -o benchmarks/peers.lock
+	@uv pip compile requirements-audit.in $(LOCKED) -o requirements-audit.lock
 
 clean:  ## Remove what the targets made, the environment too
 	@rm -rf $(VENV) runs data build dist $(PEERS) benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -82,6 +93,12 @@ $(PEERS)/.installed: benchmarks/peers.lock
 	@$(PEERS)/bin/$(PIP) install --require-hashes --no-deps -r benchmarks/peers.lock
 	@touch $@
 
+# What makes the SBOM and the audit, apart from what it looks at.
+$(AUDIT)/.installed: requirements-audit.lock
+	@rm -rf $(AUDIT) && $(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/$(PIP) install --require-hashes --no-deps -r requirements-audit.lock
+	@touch $@
+
 # A second environment, without the tools of developers and with the package itself in place of a link to it. Packed
 # without Spark's jars, which the cluster has (spark.yarn.jars), and without what nobody imports: a node unpacks less
 # than half as many files.
@@ -99,7 +116,7 @@ $(PACKED): $(PACK)/.installed $(INSTALLED) $(shell find mlaas_spark -type f -not
 	@$(BIN)/venv-pack --quiet --force --prefix $(PACK) --output $@ --compress-level 1 $(UNPACKED:%=--exclude '*/%/*')
 	@echo "$@: $$(du -h $@ | cut -f1); see docs/cluster.md"
 
-.PHONY: java
+.PHONY: help demo test check docs format bench bench-quick bench-growth pack sbom audit lock clean
 java:
 	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
 	found=$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1 || true); \

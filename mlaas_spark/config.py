@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from mlaas_spark import confidential
 from mlaas_spark.errors import ConfigError, hint
 from mlaas_spark.xrootd import PATIENCE, Patience, is_url
 
@@ -320,6 +321,14 @@ class TrainConfig(_Section):
             raise ValueError(msg)
         return self
 
+    @field_validator("mlflow")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value and confidential.without_credentials(value) != value:
+            msg = "give MLflow's password by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the environment"
+            raise ValueError(msg)
+        return value
+
     @field_validator("callbacks", mode="before")
     @classmethod
     def _names_alone(cls, value: object) -> object:
@@ -500,13 +509,20 @@ class Config(_Section):
     spark: SparkConfig = Field(default_factory=SparkConfig)
 
     def digest(self, *sections: str) -> str:
-        """SHA-256 over the named sections (all of them if none is named), independent of key order."""
-        content = self.model_dump(mode="json", include=set(sections) or None)
+        """SHA-256 over the named sections (all of them if none is named), independent of key order and of secrets."""
+        content = {key: value for key, value in self.public().items() if not sections or key in sections}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def public(self) -> dict[str, Any]:
+        """As plain values, without the secrets that Spark's settings and callbacks' may hold: for all that is kept."""
+        content = self.model_dump(mode="json")
+        content["spark"]["conf"] = confidential.hidden(content["spark"]["conf"])
+        content["train"]["callbacks"] = [confidential.hidden(item) for item in content["train"]["callbacks"]]
+        return content
+
     def to_yaml(self) -> str:
-        """The resolved config as YAML that :func:`resolve` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The resolved config as YAML that :func:`resolve` reads back, without secrets."""
+        return yaml.safe_dump(self.public(), sort_keys=False, allow_unicode=True)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -521,7 +537,7 @@ def read(path: str | Path) -> dict[str, Any]:
         msg = f"cannot read config {path}: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
         raise ConfigError(msg) from error
     except yaml.YAMLError as error:
-        msg = f"config {path} is not YAML: {' '.join(str(error).split())}"
+        msg = f"config {path} is not YAML: {_of_yaml(error)}"
         raise ConfigError(msg) from error
     if content is None:
         return {}
@@ -529,6 +545,15 @@ def read(path: str | Path) -> dict[str, Any]:
         msg = f"config {path} is a {type(content).__name__}, not a mapping of keys; see conf/local.yaml"
         raise ConfigError(msg)
     return content
+
+
+def _of_yaml(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the lines of the file, which may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return type(error).__name__
+    mark = error.problem_mark or error.context_mark
+    told = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{told}, line {mark.line + 1}, column {mark.column + 1}" if mark else told
 
 
 def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -545,12 +570,14 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            msg = f"--set takes key=value, not {setting!r}"
+            shown = confidential.HIDDEN if confidential.is_secret(setting) else repr(setting)
+            msg = f"--set takes key=value, not {shown}"
             raise ConfigError(msg)
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            msg = f"--set {key}: {text!r} is not a YAML value"
+            shown = confidential.HIDDEN if confidential.is_secret(key, text) else repr(text)
+            msg = f"--set {key}: {shown} is not a YAML value"
             raise ConfigError(msg) from error
         # spark.conf holds dotted names of its own: everything after it is one key
         *sections, leaf = key.strip().split(".", 2) if key.startswith("spark.conf.") else key.strip().split(".")
@@ -583,7 +610,9 @@ def _explain(detail: Any) -> str:
         return f"unknown key {where!r}{hint(place[-1], _keys_of(place[:-1]))}"
     text = detail["msg"].removeprefix("Value error, ")
     given = f" (got {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
-    return f"{where}: {text}{_CREDENTIALS.sub('//...@', given)}"
+    if any(confidential.is_secret(part) for part in place):
+        given = ""
+    return f"{where}: {text}{_CREDENTIALS.sub('//...@', confidential.without_credentials(given))}"
 
 
 def _keys_of(place: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from mlaas_spark import storage
+from mlaas_spark import confidential, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError, nearest, reason
 
@@ -228,6 +228,7 @@ def _expand(names: Sequence[str], source: _Source, tree: str | None) -> list[Inp
         if name.endswith(".txt"):
             files += _expand(read_list(name), source, tree)
             continue
+        confidential.check_url(name)
         pattern, own_tree = split_tree(name)
         for path in _paths(storage.absolute(redirected(pattern, source.redirector)), source):
             files.append(InputFile(path, source.kind or format_of(path), own_tree or tree))
@@ -269,10 +270,17 @@ def _listed(manifest: str, patience: Patience) -> list[str]:
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{manifest} does not list the files of a data set: make it again with mlaas-spark convert"
         raise FilesetError(msg) from error
-    if odd := [path for path in paths if "://" in path or {"", ".", ".."} & set(path.split("/"))]:
+    folder = manifest.rpartition("/")[0]
+    if odd := [path for path in paths if not _is_below(folder, path)]:
         msg = f"{manifest} does not list the files of a data set: {odd[0]!r} is not below its folder"
         raise FilesetError(msg)
     return paths
+
+
+def _is_below(folder: str, path: str) -> bool:
+    """Whether a path that a manifest lists stays in its folder, also behind symbolic links."""
+    named = "://" not in path and not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
+    return named and storage.is_inside(folder, path)
 
 
 def _is_hidden(path: str) -> bool:

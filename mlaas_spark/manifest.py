@@ -112,7 +112,7 @@ class DataFile:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The file that :meth:`to_json` wrote."""
         path = str(content["path"])
-        if "://" in path or {"", ".", ".."} & set(path.split("/")):
+        if "://" in path or {"", ".", ".."} & set(path.split("/")) or "\0" in path:
             msg = f"a manifest names the file {path!r}, which is not below its folder"
             raise ChunkError(msg)
         ranges = tuple((int(i), int(a), int(b)) for i, a, b in content["ranges"])
@@ -474,6 +474,8 @@ def commit(staging: Staging, manifest: Manifest, staged: Sequence[tuple[DataFile
         UnwritableOutputError: It cannot be written, or whether it was written is not known; nothing is removed.
     """
     folder = staging.folder
+    for _, path in staged:
+        check_inside(folder, path)
     if (
         _published(folder, manifest) is None
         and (gone := _gone(staging, staged))
@@ -520,6 +522,7 @@ def remove_superseded(folder: str, manifest: Manifest) -> None:
     if (before := _version(folder, manifest.version - 1)) is None:
         return
     for path in {file.path for file in before.manifest.files} - {file.path for file in manifest.files}:
+        check_inside(folder, path)
         storage.remove(storage.join(folder, path))
 
 
@@ -558,7 +561,7 @@ def _records(staging: Staging) -> list[str]:
 
 
 def check_files(folder: str, manifest: Manifest) -> None:
-    """Every listed file is there with the size and rows the manifest gives.
+    """Every listed file is there, in the folder itself, with the size the manifest gives.
 
     Raises:
         ChunkError: One is not.
@@ -568,9 +571,21 @@ def check_files(folder: str, manifest: Manifest) -> None:
         if not storage.exists(url):
             msg = f"{url} is listed in {MANIFEST} and missing"
             raise ChunkError(msg)
+        check_inside(folder, file.path)
         if (size := storage.size(url)) != file.bytes:
             msg = f"{url} has {size} bytes, {MANIFEST} says {file.bytes}"
             raise ChunkError(msg)
+
+
+def check_inside(folder: str, path: str) -> None:
+    """A file that a manifest lists does not lie elsewhere, behind a symbolic link in the folder.
+
+    Raises:
+        ChunkError: It does.
+    """
+    if not storage.is_inside(folder, path):
+        msg = f"{storage.join(folder, path)} leads out of its folder by a symbolic link: put the file there itself"
+        raise ChunkError(msg)
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KERAS = ".keras"
+_MODEL_FILE = "train.model"
 _READY = 3  # row groups of a thread that are decoded, waiting or in use
 SAMPLE = 25_000
 """Entries that inspect reads unless it is told how many."""
@@ -494,7 +495,8 @@ def _checkpoints(config: Config, place: _Place) -> str:
 def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]:
     """What trains on what, for checkpoints: all that changes the weights."""
     free = {"model", "checkpoint", "threads", "verbose", "mlflow", "workers", "patience"}
-    settings = {**config.train.model_dump(mode="json", exclude=free), "shards": config.train.dealt}
+    kept = {name: value for name, value in config.public()["train"].items() if name not in free}
+    settings = {**kept, "shards": config.train.dealt}
     return {
         "data set": data.manifest.content_digest[:12],
         "features": data.transform.digest()[:12],
@@ -630,7 +632,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
             files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
-            parameters = config.model_dump(mode="json")
+            parameters = config.public()
             tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
     return RunResult(
         folder=folder,
@@ -744,7 +746,8 @@ def evaluate(
         split: ``train``, ``validation`` or ``test``.
         destination: Folder to write; one of an earlier evaluation is replaced. None: ``evaluation-<split>`` of the run.
         journal: Told of each stage.
-        settings: ``evaluate.key=value`` in place of what the run's config says.
+        settings: ``evaluate.key=value`` in place of what the run's config says; ``train.model=FILE`` for the classes
+            of a model in a run of another user, whose files are not run otherwise.
 
     Raises:
         ConfigError: The folder is no run, no such split, a setting of another section.
@@ -757,7 +760,7 @@ def evaluate(
     if split not in SPLITS:
         msg = f"no split {split!r}: there are {', '.join(SPLITS)}"
         raise ConfigError(msg)
-    if odd := [setting for setting in settings if not setting.strip().startswith("evaluate.")]:
+    if odd := [setting for setting in settings if not setting.strip().startswith(("evaluate.", f"{_MODEL_FILE}="))]:
         msg = f"--set {odd[0]}: only keys of evaluate can be changed, the rest is as the run had it"
         raise ConfigError(msg)
     place = storage.absolute(run)
@@ -768,7 +771,7 @@ def evaluate(
 
     with storage.local_copy(place) as folder:
         with journal.stage("open run"), storage.reading(run):
-            finished = _Finished.read(folder, settings)
+            finished = _Finished.read(place, folder, settings)
             chunks_at, content = _chunks_of(folder / "run.json")
             history = folder / "history.csv"
             rows = evaluating.read_history(history.read_text(encoding="utf-8")) if history.exists() else []
@@ -795,14 +798,14 @@ class _Finished:
     model: Any
 
     @classmethod
-    def read(cls, folder: Path, settings: Sequence[str] = ()) -> Self:
-        """From its folder, which is local; ``settings`` are put into its config."""
+    def read(cls, run: str, folder: Path, settings: Sequence[str] = ()) -> Self:
+        """From its folder, of which ``folder`` is a local copy; ``settings`` are put into its config."""
         from mlaas_spark.config import override, read, resolve
         from mlaas_spark.ml.model import load_saved_model
 
         config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
         made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
-        model = load_saved_model(folder / "model.keras", config.train.model)
+        model = load_saved_model(folder / "model.keras", _model_file(run, config, settings))
         return cls(config, FeatureTransform.of(made.specs, config.features), model)
 
     def stream(self, chunks: str) -> ChunkStream:
@@ -829,9 +832,10 @@ def judge(run: str, chunks: str, split: str, journal: Journal) -> dict[str, Any]
         MlaasSparkError: One of its kinds for whatever else a user can mend.
     """
     quick = ("evaluate.bootstrap=0", "evaluate.train_events=0", "evaluate.importance_events=0")
-    with storage.local_copy(storage.absolute(run)) as folder:
+    place = storage.absolute(run)
+    with storage.local_copy(place) as folder:
         with storage.reading(run):
-            finished = _Finished.read(folder, quick)
+            finished = _Finished.read(place, folder, quick)
         stream = finished.stream(chunks)
         with journal.stage(f"judge {run.rstrip('/').rpartition('/')[2]}") as stage:
             stage.events = stream.events(split)
@@ -862,6 +866,27 @@ def check_run(run: str) -> None:
     if lacking := sorted({"config.yaml", "model.keras", "run.json", "specs.json"} - there):
         msg = f"{run} is no run folder: it has no {' and '.join(lacking)}; see mlaas-spark train"
         raise ConfigError(msg)
+
+
+def _model_file(run: str, config: Config, settings: Sequence[str]) -> Path | None:
+    """The user's file of a run's model: that which is named now, else the run's own if this user has written the run.
+
+    A run folder of another user could name any file, which would run with our rights.
+    """
+    named = config.train.model
+    if named is None or any(setting.strip().startswith(f"{_MODEL_FILE}=") for setting in settings):
+        return named
+    if storage.is_own(storage.join(run, "config.yaml")):
+        return named
+    _log.warning(
+        "%s is of another user: %s, which its config names, is not run; if the model needs it and you trust it: "
+        "--set %s=%s",
+        run,
+        named,
+        _MODEL_FILE,
+        named,
+    )
+    return None
 
 
 def _chunks_of(run_json: Path) -> tuple[str, str]:
@@ -927,7 +952,7 @@ def export(run: str, destination: str | None, journal: Journal, settings: Sequen
         )
         with journal.stage("export"):
             stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
-            model = load_saved_model(folder / "model.keras", config.train.model)
+            model = load_saved_model(folder / "model.keras", _model_file(place, config, settings))
             inputs = InputLayout.of(transform, config.train.inputs)
             written = write_bundles(
                 model, stream, config.export, _digest_of(made), bundles, origin=origin, inputs=inputs
@@ -1180,11 +1205,13 @@ class _Trained:
         bundle: The model with its transform.
         ranges: Values of the branches in training; {} of a bundle from before they were kept in it.
         config: What the run was told; None of a bundle or a Keras model.
+        own: Whether this user has written the run: else no file that it names is run.
     """
 
     bundle: Contents
     ranges: Ranges
     config: Config | None = None
+    own: bool = True
 
 
 def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
@@ -1266,7 +1293,7 @@ def _trained(model: str) -> _Trained:
     if FeatureTransform.of(specs, config.features) != bundle.transform:
         msg = f"{model}: its specs.json and config.yaml are not those that its bundle was made with"
         raise SpecsMismatchError(msg)
-    return _Trained(bundle, specs.ranges, config)
+    return _Trained(bundle, specs.ranges, config, storage.is_own(storage.join(place, "config.yaml")))
 
 
 def _keras_model(config: Config, model: str) -> _Trained:
@@ -1315,6 +1342,12 @@ def _as_trained(config: Config, trained: _Trained, journal: Journal) -> Config:
         if "identifiers" not in given.model_fields_set:
             taken["identifiers"] = run.identifiers
         if run.preproc and not given.preproc and fileset(given)[0].format in {Format.JSON, Format.CSV}:
+            if not trained.own:
+                msg = (
+                    f"the run is of another user: {run.preproc}, by which its records were preprocessed, is not run; "
+                    "if you trust it, name it by --preproc"
+                )
+                raise ConfigError(msg)
             taken["preproc"] = run.preproc
         if run.selection and not given.selection:
             journal.say(f"the model was trained on events that pass {run.selection!r}; here all are scored")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.evaluation.tables import tables
+from mlaas_spark.shown import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,11 +53,15 @@ class RunReport:
 
 
 def render(report: RunReport) -> str:
-    """The page; equal reports give equal text. Every name from a file is escaped."""
+    """The page; equal reports give equal text. Every name from a file is escaped, and its control codes spelled out."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("mlaas_spark"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("mlaas_spark"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) else value,
     )
     counts = report.manifest.counts()
     total = sum(stage["seconds"] for stage in report.run["stages"]) or 1.0

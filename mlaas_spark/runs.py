@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import storage
 from mlaas_spark.errors import UnreadableInputError, UnwritableOutputError
+from mlaas_spark.shown import LineFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,8 @@ def working_folder(home: str) -> Iterator[Work]:
     unfinished = storage.join(home, f".unfinished-{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}")
     missing = _missing(home)
     storage.make_folder(unfinished)
+    if (local := storage.local_path(unfinished)) is not None:
+        local.chmod(0o700)  # a saved model may hold code of the user's, and who can write there could change it
     try:
         with _place(unfinished) as path, _logged(path / "log"):
             yield Work(home, unfinished, path)
@@ -159,7 +162,7 @@ def _place(unfinished: str) -> Iterator[Path]:
 def _logged(path: Path) -> Iterator[None]:
     """What our loggers say goes to a file too."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("mlaas_spark")
     level = logger.level
     logger.setLevel(min(level or logging.INFO, logging.INFO))

@@ -7,10 +7,12 @@ it; a file that is not there is a FileNotFoundError, of which callers make what 
 from __future__ import annotations
 
 import errno
+import getpass
 import hashlib
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import uuid
@@ -25,6 +27,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from mlaas_spark import xrootd
+from mlaas_spark.confidential import check_url
 from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
@@ -170,8 +173,10 @@ def absolute(path: str) -> str:
     """A path that means the same in every process: local ones made absolute, HDFS' with the NameNode.
 
     Raises:
-        ConfigError: An HDFS URL without a NameNode, where Hadoop's configuration names none either.
+        ConfigError: An HDFS URL without a NameNode, where Hadoop's configuration names none either; a URL with a
+            password or token in it.
     """
+    check_url(path)
     if path.lower().startswith("hdfs://"):
         from mlaas_spark import hdfs  # local jobs start without it
 
@@ -187,6 +192,26 @@ def local_path(path: str) -> Path | None:
     """Where it lies in the file system of this machine; None for what lies elsewhere."""
     plain = path.removeprefix("file://")
     return None if "://" in plain else Path(plain)
+
+
+def is_inside(folder: str, path: str) -> bool:
+    """Whether ``folder/path`` lies below the folder, wherever symbolic links lead; servers have none."""
+    if (place := local_path(folder)) is None:
+        return True
+    return (place / path).resolve().is_relative_to(place.resolve())
+
+
+def is_own(url: str) -> bool:
+    """Whether a file belongs to who runs this process, and only its owner can change it or what lies in its place.
+
+    Of a server it is asked whether it says so; one that tells no owners is not believed.
+    """
+    fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        found = [Path(path).resolve().stat(), Path(path).resolve().parent.stat()]
+        return all(of.st_uid == os.geteuid() and not of.st_mode & stat.S_IWOTH for of in found)
+    owner = str(fs.info(path).get("owner") or "")
+    return owner == (os.environ.get("HADOOP_USER_NAME") or getpass.getuser())
 
 
 def has_glob(path: str) -> bool:

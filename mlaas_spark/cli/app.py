@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +14,7 @@ from mlaas_spark import __version__
 from mlaas_spark.cli import show
 from mlaas_spark.cli.help import ANYWHERE, Application, Verbs
 from mlaas_spark.errors import MlaasSparkError, reason
+from mlaas_spark.shown import LineFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def _common(
 ) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mlaas_spark").setLevel(logging.DEBUG if debug else logging.INFO)
     # by its level the session knows whether Spark may speak
@@ -78,7 +78,7 @@ def attempt(arguments: Sequence[str]) -> tuple[int, str]:
         return _run(anywhere, given), ""
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         if "--debug" in anywhere:
-            traceback.print_exception(error)
+            show.trace(error)
         return _told(error, given)
 
 

@@ -48,7 +48,8 @@ def inspect(
     _show_branches(found)
     if "read" in found:
         _show_reading(found)
-    show.line(_sum_of(found))
+    for text in _sum_of(found):
+        show.line(text)
 
 
 def _show_files(found: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def _speed(of: dict[str, Any], branches: int) -> str:
     )
 
 
-def _sum_of(found: dict[str, Any]) -> str:
+def _sum_of(found: dict[str, Any]) -> list[str]:
     """The last lines: files, branches, and what the statistics are of."""
     if found["compressed"] is not None:
         compressed = f", {show.mb(found['compressed'])} MB of it in branches"
@@ -133,13 +134,13 @@ def _sum_of(found: dict[str, Any]) -> str:
         f"{found['flat']} flat and {found['jagged']} jagged branches, {len(found['omitted'])} left out",
     ]
     if "read" not in found:
-        return "\n".join(lines)
+        return lines
     lines[1] += f"; W = {found['attributes']} attributes"
     lines[1] += f" without the identifiers {identifiers}" if identifiers else ""
     read, entries = found["read"]["entries"], found["entries"]
     of = f"a sample, {read:,} of {entries:,} entries; --events {entries} reads all"
     lines.append(f"dim, ranges, NaN, inf, zero and W are those of {f'all {read:,} entries' if read == entries else of}")
-    return "\n".join(lines)
+    return lines
 
 
 def _is_root(found: dict[str, Any]) -> bool:

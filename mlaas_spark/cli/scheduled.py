@@ -26,6 +26,7 @@ from mlaas_spark.cli.options import (
     resolved,
     takes,
 )
+from mlaas_spark.confidential import hide_arguments
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -61,7 +62,7 @@ def scheduled(
         if message:
             show.remark(message)
         outcome = telemetry.Outcome(command[0], name, code, began, time.time() - began, message, tuple(stages.done))
-        logger.info("%s ended with exit code %d", shlex.join(command), code)
+        logger.info("%s ended with exit code %d", shlex.join(hide_arguments(command)), code)
         if metrics_file:
             telemetry.write_textfile(Path(metrics_file), outcome)
         if notify and (failed := telemetry.notify(notify, outcome)):
@@ -111,7 +112,7 @@ def retrain(
     if context.params["dry_run"]:
         dry.tell(config, told, [storage.join(config.runs, config.name)], as_json=as_json)
         return
-    command = shlex.join(["mlaas-spark", "retrain", *(context.obj or [])])
+    command = shlex.join(["mlaas-spark", "retrain", *hide_arguments(context.obj or [])])
     done = retraining.retrain(config, told, command, always=since == "ever")
     if as_json:
         show.as_json(done.to_json())

@@ -1,4 +1,7 @@
-"""What the terminal is told: lines, tables, JSON on standard output, remarks on standard error."""
+"""What the terminal is told: lines, tables, JSON on standard output, remarks on standard error.
+
+Names come from files and servers: what would steer the terminal, or look like another line, is spelled out.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import os
 import shlex
 import shutil
 import sys
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from mlaas_spark.shown import one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,12 +41,17 @@ _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji
 
 def line(text: str = "") -> None:
     """A line of the result."""
-    _out.print(text)
+    _out.print(one_line(text))
 
 
 def remark(text: str) -> None:
     """A line beside the result: progress, notes, errors."""
-    _err.print(text)
+    _err.print(one_line(text))
+
+
+def trace(error: BaseException) -> None:
+    """Where an error came from, for --debug."""
+    sys.stderr.write(visible("".join(traceback.format_exception(error))))
 
 
 @contextmanager
@@ -70,9 +81,9 @@ def as_lines(lines: Iterable[str]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; whole numbers with commas at the thousands, other values as they are."""
-    shown = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    shown = Table(title=one_line(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(one_line(column), overflow="fold")
     for row in rows:
         shown.add_row(*map(_cell, row))
     _out.print(shown)
@@ -82,12 +93,12 @@ def pairs(rows: Iterable[tuple[str, str]]) -> None:
     """Names and what they are, without a title."""
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(_cell, row))
     _out.print(shown)
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else one_line(str(value))
 
 
 def number(value: float | None) -> str:

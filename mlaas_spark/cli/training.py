@@ -24,6 +24,7 @@ from mlaas_spark.cli.options import (
     resolved,
     takes,
 )
+from mlaas_spark.confidential import hide_arguments
 from mlaas_spark.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def train(
         writes = [f"{runs}/<time>-<digest>", chunks or storage.join(runs, "chunks"), *([save_as] if save_as else [])]
         dry.tell(config, told, writes, as_json=as_json)
         return
-    command = shlex.join(["mlaas-spark", "train", *(context.obj or [])])
+    command = shlex.join(["mlaas-spark", "train", *hide_arguments(context.obj or [])])
     result = pipeline.train(config, told, command, save_as, resume=resume)
     if as_json:
         show.as_json({**asdict(result), "archives": dict(result.archives)})

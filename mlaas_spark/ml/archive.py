@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import shutil
 import tarfile
@@ -25,6 +26,10 @@ MAX_BYTES = 8 * 2**30
 """That a bundle unpacks to."""
 
 _MAX_MEMBERS = 1_000
+MAX_RATIO, SMALL = 100, 1 << 26
+"""Weights hardly get smaller by packing: what unpacks to 64 MiB and 100 times its own size is a bomb."""
+_HEADERS = 1 << 17
+"""Bytes of headers before a member; tarfile takes long names, pax records and sparse maps of any size into memory."""
 _FILES = frozenset({tfaas.GRAPH, "fingerprint.pb", tfaas.PARAMS, tfaas.LABELS, LAYOUT, CHECK, CARD})
 _INNER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -54,8 +59,8 @@ def unpack(source: Path, target: Path) -> Path:
         ServingError: It is no tar, holds what is no part of a bundle, or folders come after their files.
     """
     try:
-        with tarfile.open(source, "r:gz") as archive:
-            for member, inner in _members(archive, source):
+        with _Bounded(source) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
+            for member, inner in _members(archive, source, unpacked):
                 place = target.joinpath(*inner.parts)
                 if member.isdir():
                     place.mkdir(exist_ok=True)
@@ -66,7 +71,8 @@ def unpack(source: Path, target: Path) -> Path:
                     raise ServingError(msg)
                 with content, place.open("xb") as stream:
                     shutil.copyfileobj(content, stream)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError, RecursionError) as error:
+        # the last three are what tarfile makes of headers that lie
         msg = f"cannot read the bundle {source}: {reason(error)}"
         raise ServingError(msg) from error
     folders = [path for path in target.iterdir() if path.is_dir()]
@@ -76,10 +82,40 @@ def unpack(source: Path, target: Path) -> Path:
     return folders[0]
 
 
-def _members(archive: tarfile.TarFile, source: Path) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+class _Bounded(gzip.GzipFile):
+    """What tarfile reads of a packed tar, with a bound on what it reads at a time and before each member."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source, "rb")
+        self._source = source
+        self.allow(0)
+
+    def allow(self, content: int) -> None:
+        """Let so many bytes of content be read, and headers of a member after them."""
+        self._left = content + _HEADERS
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As of any file, of a size that is given."""
+        self._left -= size or 0
+        if size is None or size < 0 or self._left < 0:
+            msg = f"{self._source} is not safe to read: it has headers of more than {_HEADERS} bytes"
+            raise ServingError(msg)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Forward only: back would unpack all again."""
+        if whence == io.SEEK_SET and offset < self.tell():
+            msg = f"{self._source} is not safe to read: its headers point backwards"
+            raise ServingError(msg)
+        return super().seek(offset, whence)
+
+
+def _members(
+    archive: tarfile.TarFile, source: Path, stream: _Bounded
+) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
     """The members of a bundle's tar, refused at the first that a bundle does not have."""
     seen: set[PurePosixPath] = set()
-    size = 0
+    size, most = 0, min(MAX_BYTES, SMALL + MAX_RATIO * source.stat().st_size)
     for member in archive:
         inner = PurePosixPath(member.name)
         size += member.size
@@ -93,10 +129,11 @@ def _members(archive: tarfile.TarFile, source: Path) -> Iterator[tuple[tarfile.T
             why = "is no part of a bundle"
         elif seen and inner.parts[0] != next(iter(seen)).parts[0]:
             why = "is of another model"
-        elif len(seen) >= _MAX_MEMBERS or size > MAX_BYTES:
+        elif len(seen) >= _MAX_MEMBERS or member.size < 0 or size > most:
             why = "makes it too large"
         else:
             seen.add(inner)
+            stream.allow(member.size)
             yield member, inner
             continue
         msg = f"{source} is not safe to read: {member.name!r} {why}"

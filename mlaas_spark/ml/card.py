@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.raw import shortest
+from mlaas_spark.shown import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -127,7 +128,7 @@ def _asked(facts: Facts) -> list[str]:
     outputs = "the probability of" if len(facts.labels) == 1 else "one number for each of"
     answer = ", ".join(facts.labels)
     if facts.targets:
-        outputs, answer = "an estimate of", ", ".join(f"`{target}`" for target in facts.targets)
+        outputs, answer = "an estimate of", ", ".join(map(_code, facts.targets))
     row = {"keys": facts.transform.columns, "values": shortest(facts.row), "model": facts.name}
     return [
         how,
@@ -144,7 +145,7 @@ def _trained(facts: Facts) -> list[str]:
         (split, *(f"{of_split.get(label, 0):,}" for label in labels), f"{facts.totals[split]:,}")
         for split, of_split in sorted(facts.events.items(), key=lambda item: _SPLITS.get(item[0], 9))
     ]
-    files = [(f"`{item.path}`", item.tree or "-", f"{item.events:,}", f"`{item.uuid}`") for item in facts.files]
+    files = [(_code(i.path), _code(i.tree) if i.tree else "-", f"{i.events:,}", _code(i.uuid)) for i in facts.files]
     more = [f"and {len(files) - _LISTED} files more"] if len(files) > _LISTED else []
     return [
         "Events by split and label:",
@@ -181,7 +182,7 @@ def _branches(facts: Facts) -> list[str]:
         span = "-" if low is None or high is None else f"{low:.6g} to {high:.6g}"
         columns = "-" if not dim else str(start) if dim == 1 else f"{start} to {start + dim - 1}"
         kind = "jagged" if jagged else "flat"
-        rows.append((f"`{name}`", facts.types.get(name, kind), columns, str(dim), span))
+        rows.append((_code(name), facts.types.get(name, kind), columns, str(dim), span))
         start += dim
     return [_table(("branch", "type", "columns", "values", "in training"), rows)]
 
@@ -192,6 +193,11 @@ def _made(facts: Facts) -> list[str]:
     rows += [(f"digest of {name}", f"`{digest}`") for name, digest in facts.digests.items() if digest]
     rows += [(name, version) for name, version in origin.versions.items()]
     return [_table(("", ""), rows)]
+
+
+def _code(name: str) -> str:
+    """A name from a file as code: what Markdown or a browser would take for more is none of it."""
+    return "`" + one_line(name).replace("`", "'") + "`"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -7,20 +7,22 @@ import logging
 import re
 import sys
 import warnings
+import zipfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ModelContractError, reason
+from mlaas_spark.ml.archive import MAX_BYTES, MAX_RATIO, SMALL
 from mlaas_spark.ml.sklearn_learner import SklearnModel
 from mlaas_spark.ml.torch_learner import TorchModel
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mlaas_spark")
 
 _FUNCTION = "model"
+_HAS_CODE = re.compile(r"unsafe|safe_mode|marshal|Lambda|TorchModuleWrapper", re.IGNORECASE)
+_OWN_CODE = (
+    "code in a model's file is not run: write the layer as a class in the file of train.model, with get_config, and "
+    "register it by keras.saving.register_keras_serializable"
+)
 _GRAPH_ERROR = "Graph execution error"
 _LONGEST_REASON = 300
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
@@ -150,8 +157,11 @@ def _seed_torch(seed: int) -> None:
 def load_saved_model(path: str | Path, user_file: str | Path | None) -> Any:
     """A model that was saved as ``.keras``, with the classes of the user's file where it needs them.
 
+    No code is run that the model's file holds (Keras' safe mode): a Lambda of Python code, a module of torch, and
+    functions that are not Keras' own are refused. Classes come from the user's file alone.
+
     Raises:
-        ModelContractError: It cannot be loaded.
+        ModelContractError: It cannot be loaded, unpacks to more than a model has, or holds code.
     """
     import keras
 
@@ -159,11 +169,25 @@ def load_saved_model(path: str | Path, user_file: str | Path | None) -> Any:
     if user_file is not None:
         namespace = UserFile.read(user_file, ModelContractError).function(_FUNCTION, ModelContractError).__globals__
         classes = {name: value for name, value in namespace.items() if isinstance(value, type)}
+    _check_packed(Path(path))
     try:
-        return keras.saving.load_model(path, custom_objects=classes)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        msg = f"cannot load the model {path}: {reason(error)}"
+        return keras.saving.load_model(path, custom_objects=classes, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the layers raise that a file names
+        advice = f"; {_OWN_CODE}" if _HAS_CODE.search(str(error)) else ""
+        msg = f"cannot load the model {path}: {reason(error)}{advice}"
         raise ModelContractError(msg) from error
+
+
+def _check_packed(path: Path) -> None:
+    """A ``.keras`` file, which is a zip, unpacks to the size of a model; what is none is left to Keras to refuse."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return
+    if size > min(MAX_BYTES, SMALL + MAX_RATIO * path.stat().st_size):
+        msg = f"{path} unpacks to {size:,} bytes: not opened"
+        raise ModelContractError(msg)
 
 
 def output_width(model: Any, inputs: InputLayout) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.model import graph_reason, known_remarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
     Graph = Callable[[Any], Any]
     """What a client sends, a tensor float32 (n, W), to scores (n, K)."""
 
-# ops by which a graph reaches files, processes or Python: a model for TFaaS has none (variables load by RestoreV2)
-_FORBIDDEN_OPS = frozenset(
-    {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "DebugIdentityV2"}
+# ops by which a graph reaches files, processes, servers or Python, by their names in TensorFlow 2.19's registry: a
+# model for TFaaS has none of them
+_REACHES_OUT = re.compile(
+    r"File(?!name)|PyFunc|Print|Debug|Dump|Dataset|Iterator|Reader|Snapshot|Summary|Statistics|Rpc|Remote|Collective|Nccl|TPU"
+    r"|Heartbeat|Session|^_?(Host)?(Send|Recv)$|Xla(Host|Send|Recv)|^Load|ImportEvent|Distributed|Sleep"
 )
+# of the functions that save and load the variables, which nobody calls who scores
+_STORES = re.compile(r"^(Distributed|DTensor)?(Save|Restore)(V2|Slices?)?$|^MergeV2Checkpoints$")
 # what TensorFlow 2.19 writes to stderr at its first v1 session and when it optimises a graph for a converter, whatever
 # TF_CPP_MIN_LOG_LEVEL says
 _START_UP_LINES = (
@@ -253,11 +258,38 @@ def check_graph(folder: str | Path) -> None:
             f"and {tfaas.OUTPUT_OP}: a model without variables has others"
         )
         raise ServingError(msg)
-    ops = {node.op for node in graph.graph_def.node}
-    ops.update(node.op for function in graph.graph_def.library.function for node in function.node_def)
-    if forbidden := sorted(ops & _FORBIDDEN_OPS):
+    nodes, functions = graph.graph_def.node, graph.graph_def.library.function
+    bodies = {function.signature.name: function.node_def for function in functions}
+    ops = {node.op for body in (nodes, *bodies.values()) for node in body}
+    loading = [graph.signature_def[name] for name in _LOADER_OPS if name in graph.signature_def]
+    wanted = [tfaas.OUTPUT_OP, *(output.name for one in loading for output in one.outputs.values())]
+    forbidden = sorted(op for op in ops if _REACHES_OUT.search(op))
+    forbidden += sorted(op for op in _ops_of(wanted, nodes, bodies) if _STORES.search(op))
+    if forbidden:
         msg = f"{path} has the op {forbidden[0]}, which reaches outside the model: not loaded"
         raise ServingError(msg)
+
+
+def _ops_of(wanted: Sequence[str], nodes: Any, bodies: Mapping[str, Any]) -> set[str]:
+    """The ops that are run for nodes of a graph: of all that they wait for, and of the functions that these call."""
+    by_name = {node.name: node for node in nodes}
+    due = [by_name[_node(name)] for name in wanted if _node(name) in by_name]
+    ops: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    while due:
+        node = due.pop()
+        ops.add(node.op)
+        called = {one.name for value in node.attr.values() for one in (value.func, *value.list.func)} | {node.op}
+        waits = {("node", _node(name)) for name in node.input} | {("function", name) for name in called}
+        for kind, name in sorted(waits - seen):
+            due += bodies.get(name, ()) if kind == "function" else [by_name[name]] if name in by_name else ()
+        seen |= waits
+    return ops
+
+
+def _node(name: str) -> str:
+    """The node that gives a tensor, or that is waited for."""
+    return name.lstrip("^").partition(":")[0]
 
 
 def _remove(path: Path) -> None:

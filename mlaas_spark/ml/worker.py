@@ -155,6 +155,7 @@ class Launch:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                    "PYTHONSAFEPATH": "1",  # else -m imports modules of the current folder first
                     "TF_NUM_INTRAOP_THREADS": str(member.cpus),
                 },
             )

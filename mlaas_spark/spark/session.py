@@ -23,11 +23,12 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from mlaas_spark import confidential
 from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputError, from_text, reason, to_text
 from mlaas_spark.memory import keep_freed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pyspark.sql import DataFrame
 
@@ -60,6 +61,11 @@ _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.+)$", re.MULTILINE)
 _DEFAULTS = {
     # as SQL's Python workers have it: with the same environment those of RDDs are the same processes
     "spark.executorEnv.SPARK_SIMPLIFIED_TRACEBACK": "1",
+    # Spark starts its workers by python -m, which would import modules out of the current folder first: a numpy.py
+    # that lies beside the data would run
+    "spark.executorEnv.PYTHONSAFEPATH": "1",
+    # what Spark leaves out of its event log and web pages; its own pattern knows access.key but not access_key
+    "spark.redaction.regex": confidential.NAMES,
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": "64",
     "spark.ui.showConsoleProgress": "false",
@@ -88,10 +94,20 @@ def session(config: SparkConfig, name: str, meanwhile: Callable[[], object] | No
     Raises:
         ConfigError: No session could be started, Java missing for example; a grid proxy that others can read.
     """
+    _check_given(config.conf)
     spark = SparkSession.getActiveSession() or _started(config, name, meanwhile or _nothing)
     if config.x509_proxy is not None:
         _ship_proxy(spark, config.x509_proxy)
     return spark
+
+
+def _check_given(conf: Mapping[str, str]) -> None:
+    """The config is not one that a run folder keeps, which has no secrets."""
+    if lost := [key for key, value in conf.items() if value == confidential.HIDDEN]:
+        msg = (
+            f"spark.conf.{lost[0]} is a secret, which run folders do not keep: give it again, or by spark-submit --conf"
+        )
+        raise ConfigError(msg)
 
 
 def _nothing() -> None:
@@ -116,8 +132,10 @@ def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) ->
         if (master if given is None else given.get("spark.master", "")).startswith("local"):
             settings = {**_DAEMON, **settings}
         if given is None:
-            # which starts the JVM, by a fork: while other threads run that would not be safe
-            SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))  # noqa: SLF001
+            # which starts the JVM, by a fork: while other threads run that would not be safe. Its command line is for
+            # all users of the machine to see; what is a secret comes by the session's config
+            told = [(key, value) for key, value in settings.items() if not confidential.is_secret(key, value)]
+            SparkContext._ensure_initialized(conf=SparkConf().setAll(told))  # noqa: SLF001
         threading.Thread(target=meanwhile, name="meanwhile").start()
         for key, value in settings.items():
             if given is None or not given.contains(key):

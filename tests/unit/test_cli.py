@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlaas_spark import errors, pipeline
-from mlaas_spark.cli import main
+from mlaas_spark.cli import main, show
+from mlaas_spark.cli.options import journal
 from mlaas_spark.cli.show import within
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import MlaasSparkError
@@ -272,3 +274,51 @@ def test_very_many_that_were_left_out_are_counted(
     assert "n019, ... (all in manifest.json)" in told
     assert "n020" not in told
     assert "is in 18 but not in 19 1 m018 other reasons, see manifest.json 31 ..." in told
+
+
+HOSTILE_NAME = "Jet\x1b]0;owned\x07\x1b[2J\u202e_pt\nerror: all is well\r"
+
+
+def test_names_that_steer_a_terminal_are_spelled_out_in_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = errors.BranchNotFoundError(HOSTILE_NAME, [HOSTILE_NAME], HOSTILE_NAME)
+    monkeypatch.setattr(pipeline, "serve_check", failing(failure))
+    assert main(["serve-check", HOSTILE_NAME]) == 3
+    check_harmless(capsys.readouterr(), lines=1)
+
+
+def test_names_that_steer_a_terminal_are_spelled_out_in_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([HOSTILE_NAME]) == 2
+    assert main(["inspect", f"--{HOSTILE_NAME}"]) == 2
+    check_harmless(capsys.readouterr(), lines=2)
+
+
+def test_names_that_steer_a_terminal_are_spelled_out_with_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "serve_check", failing(errors.ServingError(HOSTILE_NAME)))
+    assert main(["--debug", "serve-check", "x"]) == 6
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert not [one for one in said if one != "\n" and unicodedata.category(one) in {"Cc", "Cf"}]
+
+
+def test_names_that_steer_a_terminal_are_spelled_out_in_tables_lines_and_logs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show.table(HOSTILE_NAME, [HOSTILE_NAME], [[HOSTILE_NAME], [3]])
+    show.pairs([(HOSTILE_NAME, HOSTILE_NAME)])
+    show.line(HOSTILE_NAME)
+    show.remark(HOSTILE_NAME)
+    journal().say(HOSTILE_NAME)
+    check_harmless(capsys.readouterr())
+
+
+def check_harmless(said: Any, lines: int | None = None) -> None:
+    """Nothing but text, and no line that a name has made."""
+    for text in (said.out, said.err):
+        assert not [one for one in text if one != "\n" and unicodedata.category(one) in {"Cc", "Cf"}]
+        assert not any(line.startswith("error: all is well") for line in text.splitlines())
+    assert "\\x1b" in said.out + said.err
+    assert lines is None or len(said.err.splitlines()) == lines

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import parquet, storage
-from mlaas_spark.config import Format
-from mlaas_spark.errors import ChunkError, ConfigError
-from mlaas_spark.filesets import MANIFEST
+from mlaas_spark.config import Format, resolve
+from mlaas_spark.errors import ChunkError, ConfigError, FilesetError
+from mlaas_spark.filesets import MANIFEST, fileset
 from mlaas_spark.manifest import (
     DataFile,
     Input,
@@ -385,12 +385,46 @@ def test_manifest_of_another_format_version_is_refused(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "file:///etc/passwd", "memory://x", "..", ""])
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../../x", "/etc/passwd", "file:///etc/passwd", "memory://x", "..", "", "a\0b"]
+)
 def test_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, path: str) -> None:
     write(tmp_path)
     tampered(tmp_path, lambda c: c["files"][0].update(path=path))
     with pytest.raises(ChunkError, match=r"is not below its folder"):
         read(str(tmp_path))
+
+
+def linked_out(folder: Path, tmp_path: Path) -> Path:
+    """The folder of the files of a data set, moved elsewhere, with a symbolic link in its place."""
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "train").rename(elsewhere)
+    (folder / "train").symlink_to(elsewhere)
+    return elsewhere
+
+
+def test_files_behind_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    made = write(tmp_path / "set")
+    linked_out(tmp_path / "set", tmp_path)
+    with pytest.raises(ChunkError, match="leads out of its folder by a symbolic link"):
+        check_files(str(tmp_path / "set"), made)
+    with pytest.raises(FilesetError, match="not below its folder"):
+        fileset(resolve({"input": {"files": [str(tmp_path / "set")]}}).input)
+
+
+def test_a_link_to_the_folder_itself_is_followed(tmp_path: Path) -> None:
+    made = write(tmp_path / "set")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    check_files(str(tmp_path / "link"), made)
+
+
+def test_nothing_is_removed_behind_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    made = write(tmp_path / "set")
+    elsewhere = linked_out(tmp_path / "set", tmp_path)
+    before = sorted(elsewhere.iterdir())
+    with pytest.raises(ChunkError, match="leads out of its folder"):
+        manifests.remove_superseded(str(tmp_path / "set"), replace(made, files=(), version=made.version + 1))
+    assert sorted(elsewhere.iterdir()) == before != []
 
 
 def test_ledger_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:

@@ -108,6 +108,12 @@ def test_names_from_files_and_users_are_escaped_everywhere() -> None:
     assert "script" not in Page(page).tags
 
 
+def test_control_codes_of_names_are_spelled_out() -> None:
+    page = render(report(name="a\x1b[2J\u202eb"))
+    assert r"a\x1b[2J\u202eb" in page
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", page)
+
+
 def test_nothing_is_loaded_from_anywhere() -> None:
     page = render(report())
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in Page(page).addresses)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from mlaas_spark.runs import Journal, Stage, publish, versions, working_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_published_folder_has_the_texts_and_the_log(tmp_path: Path) -> None:
@@ -21,6 +18,21 @@ def test_published_folder_has_the_texts_and_the_log(tmp_path: Path) -> None:
     assert {path.name for path in (home / "first").iterdir()} == {"run.json", "log"}
     assert "INFO mlaas_spark.somewhere: reading 3 files" in (home / "first" / "log").read_text()
     assert [path.name for path in home.iterdir()] == ["first"]
+
+
+def test_a_run_folder_is_for_its_user_alone_from_the_beginning(tmp_path: Path) -> None:
+    with working_folder(str(tmp_path / "home")) as work:
+        assert work.path.stat().st_mode & 0o777 == 0o700
+        folder = publish(work, "run", {})
+    assert Path(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_lines_of_the_log_stay_lines(tmp_path: Path) -> None:
+    with working_folder(str(tmp_path / "home")) as work:
+        Journal().say("a\x1b[2J\nERROR b")
+        said = (work.path / "log").read_text()
+    assert said.count("\n") == 1
+    assert said.endswith("a\\x1b[2J\\nERROR b\n")
 
 
 def test_what_fails_leaves_nothing_not_even_the_folders_above(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import math
 import pickle
+import re
 import subprocess
 import sys
+import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas_spark import selection
@@ -237,6 +240,72 @@ HOSTILE = [
     ("x" + "[0]" * 600, "50 levels deep"),
     ("||".join("x" * 501), "500 operands"),
     ("x + " * 600 + "x", "longer than 2000"),
+    # from published ways out of Python's sandboxes
+    ("x.__class__.__mro__[1].__subclasses__()", "call of Attribute"),
+    ("(0).__class__.__base__", "Attribute"),
+    ("abs.__globals__['np']", "str literals|Attribute"),
+    ("abs.__init__.__globals__", "Attribute"),
+    ("''.join(x)", "call of Attribute"),
+    ("'{0.__class__}'.format(x)", "call of Attribute"),
+    ("f'{x.__class__}'", "JoinedStr"),
+    ("f'{x!r:>99999999}'", "JoinedStr|f-string"),
+    ("'%99999999d' % x", "str literals"),
+    ("'a' * 999999999", "str literals"),
+    ("(lambda f: f(f))(lambda f: f(f))", "call of Lambda"),
+    ("[c for c in ().__class__.__base__.__subclasses__()]", "ListComp"),
+    ("(c for c in x).gi_frame.f_back", "Attribute"),
+    ("x if x else __import__('os').system('id')", "IfExp"),
+    ("__builtins__['eval']", "str literals|__builtins__"),
+    ("_\uff3fimport_\uff3f('os')", "__import__"),  # which Python reads as __import__
+    ("_\uff3fclass_\uff3f", "__class__"),
+    ("eval\u200b(x)", "non-printable character"),
+    ("globals()", "'globals'"),
+    ("vars(x)", "'vars'"),
+    ("type(x)", "'type'"),
+    ("input()", "'input'"),
+    ("breakpoint()", "'breakpoint'"),
+    ("help(x)", "'help'"),
+    ("compile(x, y, z)", "'compile'"),
+    ("memoryview(x)", "'memoryview'"),
+    ("sum(sum)(x)", "call of Call"),
+    ("abs[abs]()", "call of Subscript"),
+    ("(abs)(x=1)", "without names"),
+    ("any(*x)", "Starred"),
+    ("x[(y := 3)]", "NamedExpr"),
+    ("x[lambda: 0]", "Lambda"),
+    ("x[::1]", "Slice"),
+    ("2 ** 9999999", "exponent"),
+    ("2 ** 2 ** 2 ** 2 ** 9", "exponent"),
+    ("(2 ** 16) ** (2 ** 16)", "exponent"),
+    ("x ** 1e999", "exponent"),
+    ("x ** (1 + 1)", "exponent"),
+    ("1 << 99999999999", "LShift"),
+    ("9" * 1999, "64 bits"),
+    ("0x" + "f" * 1990, "64 bits"),
+    ("[" * 300 + "]" * 300, "List|nested parentheses|cannot be read"),
+    ("abs(" * 199 + "x" + ")" * 199, "50 levels deep|nested parentheses"),
+    ("~" * 1999 + "x", "50 levels deep|cannot be read"),
+    ("x[" * 199 + "0" + "]" * 199, "50 levels deep|nested parentheses"),
+    ("+".join("x" * 260), "50 levels deep"),
+    ("x" * 2001, "longer than 2000"),
+    ("x" + " " * 10_000_000, "longer than 2000"),
+    ("x\n" * 900, "invalid syntax"),
+    ("x\\", "line continuation"),
+    ("\ud800", "cannot be read"),
+    ("x\x1b[2J", "non-printable|invalid"),
+    ("!" * 1500 + "x", "50 levels deep|cannot be read"),
+    ("&&" * 190, "invalid syntax|unexpected indent"),
+    ("async x", "invalid syntax"),
+    ("print(x) or x", "'print'"),
+    ("assert x", "invalid syntax"),
+    ("del x", "invalid syntax"),
+    ("x: int", "invalid syntax"),
+    ("*x", "Starred|invalid syntax"),
+    ("match(x)", "'match'"),
+    ("{**x}", "Dict"),
+    ("{x}", "Set"),
+    ("x.real", "Attribute"),
+    ("True.real", "Attribute"),
 ]
 
 
@@ -253,6 +322,76 @@ def test_everything_else_is_refused_by_name(text: str, named: str) -> None:
 def test_errors_give_the_position_in_the_text_as_written(text: str, position: int) -> None:
     with pytest.raises(ConfigError, match=rf"character {position}:"):
         Expression.parse(text)
+
+
+def test_there_are_as_many_attacks_as_is_promised() -> None:
+    assert len({text for text, _ in HOSTILE}) == len(HOSTILE) >= 60
+
+
+def test_all_of_them_are_refused_in_bounded_time_and_memory() -> None:
+    slowest, most = 0.0, 0
+    for text, _ in HOSTILE:
+        tracemalloc.start()
+        began = time.process_time()
+        with pytest.raises(ConfigError) as caught:
+            Expression.parse(text)
+        slowest = max(slowest, time.process_time() - began)
+        most = max(most, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(str(caught.value)) < 1500
+    assert slowest < 1
+    assert most < 4 << 20
+
+
+ALLOWED_NODES = (
+    *(ast.Expression, ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call),
+    *(ast.Subscript, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr),
+    *(ast.USub, ast.UAdd, ast.Not, ast.Invert, ast.And, ast.Or, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq),
+)
+"""The language as its module describes it: nothing with an attribute, a text or a function of Python's."""
+
+KNOWN_FUNCTIONS = {name for name, _ in FUNCTIONS} | {
+    *("arctan2", "hypot", "minimum", "maximum", "where", "sum", "mean", "min", "max", "any", "all", "count")
+}
+WORDS = ["x", "pt", "1", "2.5", "True", "abs", "sum", "where", "__class__", "eval", "'a'", "lambda", "for", "in", "if"]
+MARKS = ["(", ")", "[", "]", ".", ",", "+", "-", "*", "**", "%", "&", "|", "^", "~", "!", "&&", "==", "<", "and", ":"]
+PYTHON = st.recursive(
+    st.sampled_from(["x", "pt", "1", "2.5", "True", "'a'", "None", "__x"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["+", "**", "&", "<", "and", "in", "@", "<<", "||"]), inner).map(" ".join),
+        st.tuples(st.sampled_from(["abs", "sum", "eval", "x.y", "(lambda: 0)"]), inner).map("{0[0]}({0[1]})".format),
+        st.tuples(inner, inner).map("{0[0]}[{0[1]}]".format),
+        st.sampled_from(["{}.__class__", "[{0} for x in {0}]", "f'{{{}}}'", "({})", "-{}"]).flatmap(
+            lambda form: inner.map(form.format)
+        ),
+    ),
+    max_leaves=6,
+)
+"""Expressions of Python, of which some are of the language."""
+
+
+@settings(max_examples=300)
+@given(
+    st.one_of(
+        st.lists(st.sampled_from(WORDS + MARKS), min_size=1, max_size=12).map(" ".join),
+        st.lists(st.sampled_from(WORDS + MARKS), min_size=1, max_size=12).map("".join),
+        st.text(max_size=30),
+        PYTHON,
+    )
+)
+def test_what_is_accepted_has_only_nodes_of_the_language(text: str) -> None:
+    try:
+        expression = Expression.parse(text)
+    except ConfigError:
+        return
+    python = re.sub(r"!(?!=)", "~", text.replace("&&", " and ").replace("||", " or "))
+    nodes = list(ast.walk(ast.parse(" ".join(python.split()), mode="eval")))
+    assert [node for node in nodes if not isinstance(node, ALLOWED_NODES)] == []
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    assert {call.func.id for call in calls if isinstance(call.func, ast.Name)} <= KNOWN_FUNCTIONS
+    assert all(isinstance(call.func, ast.Name) and not call.keywords for call in calls)
+    assert not any(name.startswith("__") for name in expression.branches)
+    assert all(isinstance(node.value, bool | int | float) for node in nodes if isinstance(node, ast.Constant))
 
 
 def test_the_limits_themselves_are_allowed() -> None:

@@ -290,6 +290,27 @@ def test_expand_gives_what_a_glob_matches_sorted_and_in_the_form_of_the_pattern(
     assert storage.expand(f"{folder}/*.csv") == []
 
 
+def test_a_file_is_ones_own_if_nobody_else_can_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: 1")
+    path.chmod(0o644)
+    assert storage.is_own(str(path))
+    path.chmod(0o646)
+    assert not storage.is_own(str(path))
+    path.chmod(0o600)
+    tmp_path.chmod(0o777)
+    assert not storage.is_own(str(path))
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert not storage.is_own(str(path))
+
+
+def test_a_server_that_tells_no_owner_is_not_believed() -> None:
+    with fsspec.open("memory://of/config.yaml", "wb") as stream:
+        stream.write(b"a: 1")
+    assert not storage.is_own("memory://of/config.yaml")
+
+
 def test_absolute_leaves_urls_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("a/f.root") == f"{tmp_path}/a/f.root"
