@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase as fnmatch
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
@@ -44,6 +43,7 @@ from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pyspark.sql import SparkSession
 
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
     from mlaas_spark.spark.ingest import Events
+    from mlaas_spark.usercode import UserModule
 
 _log = logging.getLogger(__name__)
 
@@ -352,7 +353,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.fit import check_answers
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import load_user_model
+    from mlaas_spark.ml.model import load_user_model, run_model_file
 
     checkpoints = _checkpoints(config, place)
     if config.export.onnx:
@@ -363,14 +364,14 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     user.check_syntax(ModelContractError)
     spark = _start(config, journal, meanwhile=_import_keras)
     with journal.stage("model file"):
-        user.function("model", ModelContractError)
+        module = run_model_file(user, config.train.seed)
     events = _open(config, journal, spark=spark)
     made, counted = _specs(config, events, journal)
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
     with journal.stage("build model"):
         inputs = InputLayout.of(transform, config.train.inputs)
-        model = load_user_model(str(config.train.model), inputs, config.train, seed=config.train.seed)
+        model = load_user_model(module, inputs, config.train, seed=config.train.seed)
         labels = {file.label for file in events.plan.files if file.label is not None}
         if labels and not config.input.label and not config.input.targets:
             check_answers(model, inputs, labels)
@@ -388,7 +389,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         journal.say(f"goes on after {at.step:,} batches, with pass {at.turn + 1}, batch {at.batch + 1}")
     with _told_how_to_go_on(keeper, journal):
         return _fit_and_publish(
-            config, journal, data, _Fitting(model, keeper, checkpoints, config.train.callbacks), place
+            config, journal, data, _Fitting(model, module, keeper, checkpoints, config.train.callbacks), place
         )
 
 
@@ -397,6 +398,7 @@ class _Fitting:
     """A model to be trained, and where its checkpoints lie."""
 
     model: Any
+    module: UserModule
     keeper: Keeper
     checkpoints: str
     callbacks: tuple[dict[str, dict[str, Any]], ...]
@@ -621,11 +623,12 @@ def _fitted(config: Config, journal: Journal, stream: ChunkStream, fitting: _Fit
 
     model, keeper, progress = fitting.model, fitting.keeper, _told(journal)
     if config.train.workers == 1:
-        called = callbacks.of_config(fitting.callbacks, files) + callbacks.of_file(Path(str(config.train.model)))
+        called = callbacks.of_training(model, fitting.callbacks, files, fitting.module)
         return training.fit(model, stream, config.train, callbacks=called, progress=progress, keeper=keeper)
-    user = UserFile.read(str(config.train.model), ModelContractError)
     start = partial(together, session(config.spark, config.name))
-    return parallel.fit(model, stream, config.train, user, start, progress=progress, keeper=keeper, files=files)
+    return parallel.fit(
+        model, stream, config.train, fitting.module.file, start, progress=progress, keeper=keeper, files=files
+    )
 
 
 def class_names(config: Config) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml import own_fit, rebuilt, weights
+from mlaas_spark.ml.callbacks import OF_ALL
 from mlaas_spark.ml.examples import Examples
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.keras_learner import KerasLearner
@@ -48,7 +49,7 @@ def fit(
             ``rebuilt.keras_model`` then gives the Keras model to go on with.
         stream: The chunks.
         config: How.
-        callbacks: Keras callbacks, of a Keras model.
+        callbacks: Keras callbacks; of a model of another library those of ``callbacks.OF_ALL``.
         progress: Told after each pass.
         keeper: Writes checkpoints, and goes on from the one it has; not of a model with a ``fit`` of its own.
 
@@ -59,19 +60,11 @@ def fit(
     import keras
 
     examples = checked_examples(model, stream, config)
-    if is_keras(model):
-        keras_learner = KerasLearner(model, examples, callbacks, config.verbose)
-        keras.utils.set_random_seed(config.seed)
-        if own_fit.has_own_fit(model):
-            return own_fit.train(keras_learner, stream, config, progress or nobody_looks)
-        return train(keras_learner, stream, config, progress, keeper)
-    if callbacks:
-        msg = f"train.callbacks are Keras' own, the model of {model.name} is one of {model.library}: take them out"
-        raise ModelContractError(msg)
-    if why := rebuilt.obstacle(model, examples.inputs):
-        _log.warning("%s; it is trained, and neither evaluated nor exported", why)
+    learner = learner_of(model, examples, stream, config, callbacks)
     keras.utils.set_random_seed(config.seed)
-    return train(_learner(model, examples, stream, config), stream, config, progress, keeper)
+    if isinstance(learner, KerasLearner) and own_fit.has_own_fit(model):
+        return own_fit.train(learner, stream, config, progress or nobody_looks)
+    return train(learner, stream, config, progress, keeper)
 
 
 def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Examples:
@@ -91,15 +84,28 @@ def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: M
     return Examples(inputs, encoder(model, stream, inputs), len(stream.manifest.targets), factors, stream.weighted)
 
 
-def _learner(
-    model: SklearnModel | TorchModel, examples: Examples, stream: ChunkStream, config: TrainConfig
-) -> SklearnLearner | TorchLearner:
-    """The learner of a model of another library."""
+def learner_of(
+    model: Any, examples: Examples, stream: ChunkStream, config: TrainConfig, callbacks: Sequence[Any] = ()
+) -> KerasLearner | SklearnLearner | TorchLearner:
+    """The learner of a model of whatever library; of torch its random numbers are seeded.
+
+    Raises:
+        ModelContractError: The model takes no weights, and there are some.
+    """
+    if is_keras(model):
+        return KerasLearner(model, examples, callbacks, config.verbose)
+    if odd := [type(callback).__name__ for callback in callbacks if type(callback).__name__ not in OF_ALL]:
+        msg = (
+            f"{odd[0]} is for Keras models, that of {model.name} is one of {model.library}: it has {', '.join(OF_ALL)}"
+        )
+        raise ModelContractError(msg)
+    if why := rebuilt.obstacle(model, examples.inputs):
+        _log.warning("%s; it is trained, and neither evaluated nor exported", why)
     if isinstance(model, TorchModel):
         import torch
 
         torch.manual_seed(config.seed)
-        return TorchLearner(model, examples, classes=not stream.manifest.targets)
+        return TorchLearner(model, examples, classes=not stream.manifest.targets, callbacks=callbacks)
     if examples.weighted and not model.takes_weights:
         why = (
             "the classes have weights (train)" if not stream.weighted else "the events have weights (see input.weight)"
@@ -109,7 +115,7 @@ def _learner(
             "SGDClassifier and SGDRegressor do"
         )
         raise ModelContractError(msg)
-    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else ())
+    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else (), callbacks)
 
 
 def check_answers(model: Any, inputs: InputLayout, labels: Iterable[float]) -> None:

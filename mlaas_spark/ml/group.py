@@ -133,6 +133,37 @@ class Group:
             self._send(rank, _DATA, np.frombuffer("\0".join(texts).encode(), np.uint8))
         return texts
 
+    def check_equal(self, digest: str, what: str) -> None:
+        """All workers have the same weights.
+
+        Args:
+            digest: Of this worker's.
+            what: After which, for the message.
+
+        Raises:
+            ModelContractError: Some have others; or as :meth:`total`.
+        """
+        digests = self.gather(digest)
+        if differ := [name for name, found in zip(self.names, digests, strict=True) if found != digests[0]]:
+            msg = (
+                f"after {what} the weights of {', '.join(differ)} differ from those of {self.names[0]}: train on "
+                "executors of one kind of CPU and one environment, and let callbacks change weights alike on all"
+            )
+            raise ModelContractError(msg)
+
+    def lost(self, why: BaseException) -> MlaasSparkError:
+        """What to raise where another connection of the workers has failed: which of them is gone, or what ended it.
+
+        The hub finds out and tells the others, which do not wait long for it.
+        """
+        if self.rank:
+            _set_patience(self._peers[0], min(self.patience, _HANDSHAKE_S))
+        try:
+            self.gather("")
+        except MlaasSparkError as error:
+            return error
+        return ModelContractError(f"{self.names[self.rank]} has lost the others ({reason(why)}); {_GO_ON}")
+
     def fail(self, error: MlaasSparkError) -> None:
         """Tell the others what ended this one, as far as they can still be reached; nothing can be said after it."""
         for connection in self._peers.values():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
+from mlaas_spark.ml.called import callback_state, restore_callbacks
 from mlaas_spark.ml.learner import match
 from mlaas_spark.ml.model import graph_reason, known_remarks
 from mlaas_spark.ml.stream import PREFETCH, dataset_of
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.learner import AfterBatch, Logs, State
     from mlaas_spark.ml.stream import Batch
-
-_SET_ANEW = ("params", "min_delta")  # of callbacks; Keras turns the sign of min_delta when it first looks at a metric
-_Plain = (bool, int, float, str, type(None), np.integer, np.floating)
 
 
 class KerasLearner:
@@ -153,16 +151,7 @@ class KerasLearner:
         arrays["random/numpy"] = np.concatenate([np.asarray(words, np.float64), [position, has_gauss, gauss]])
         _, numbers, gauss_next = random.getstate()
         arrays["random/python"] = np.array([*numbers, math.nan if gauss_next is None else gauss_next], np.float64)
-        for number, callback in enumerate(self.callbacks):
-            for name, value in vars(callback).items():
-                if name.startswith("_") or name in _SET_ANEW:
-                    continue
-                place = f"callback/{number}/{name}"
-                if isinstance(value, _Plain):
-                    arrays[place] = np.array("" if value is None else value)
-                elif name == "best_weights" and value is not None:
-                    arrays.update({f"{place}/{index}": np.asarray(weight) for index, weight in enumerate(value)})
-        return arrays
+        return {**arrays, **callback_state(self.callbacks)}
 
     def restore(self, state: State) -> None:
         """Go on from a state; :meth:`begin` comes before."""
@@ -179,14 +168,7 @@ class KerasLearner:
         )
         *numbers, gauss_next = state["random/python"].tolist()
         random.setstate((3, tuple(map(int, numbers)), None if np.isnan(gauss_next) else gauss_next))
-        for number, callback in enumerate(self.callbacks):
-            prefix = f"callback/{number}/"
-            for name in [name for name in state if name.startswith(prefix) and name.count("/") == 2]:
-                value = state[name].item()
-                setattr(callback, name.removeprefix(prefix), None if isinstance(value, str) and not value else value)
-            if weights := [name for name in state if name.startswith(f"{prefix}best_weights/")]:
-                weights.sort(key=lambda name: int(name.rpartition("/")[2]))
-                callback.best_weights = [state[name] for name in weights]
+        restore_callbacks(self.callbacks, state)
 
 
 def dataset(examples: Examples, source: Callable[[], Iterable[Batch]], failures: list[MlaasSparkError]) -> Any:
