@@ -27,8 +27,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.tensorflow
 
-# with weights that many parts of batches do not use, and a way for one of its processes to be killed or to fail in the second
-# pass
+# with weights that many parts of batches do not use, and a way for one of its processes to be killed or to fail
 MODEL = """
 import os, signal
 import torch

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what an old torch says of a newer setuptools while it is imported
-    torch: Any = pytest.importorskip(
-        "torch", reason="torch is an extra: pip install 'mlaas-spark[torch]', or Debian's python3-torch"
-    )
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed: see tests/cluster/test_torch.py")
 
 pytestmark = pytest.mark.tensorflow
 
