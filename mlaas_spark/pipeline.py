@@ -449,7 +449,7 @@ def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml import savedmodel, tracking
+    from mlaas_spark.ml import savedmodel, tracking, weights
     from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
@@ -464,8 +464,12 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     with journal.stage("train") as stage:
         history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
+    if history.weights:
+        journal.say(f"weights in training: {weights.shown(history.weights)}")
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
     split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
+    if split != "test":
+        journal.say(f"no events are in the test split: the model is evaluated on {split}")
     with journal.stage("evaluate") as stage:
         names = class_names(config)
         judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
@@ -506,6 +510,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "stages": journal.to_json(),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
+        "weights": {name: asdict(of) for name, of in history.weights.items()},
         "width": data.transform.width,
         "chunks": data.folder,
         "bundle": bundle.name,
@@ -556,7 +561,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     fitting.keeper.checkpoints.remove()
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
-            files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
+            files = [
+                copy / name
+                for name in ("config.yaml", "metrics.json", "report.html", "plots")
+                if (copy / name).exists()
+            ]
             parameters = config.model_dump(mode="json")
             tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
     return RunResult(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,10 @@ def fit(
     learner = learner_of(model, examples, stream, config, callbacks)
     keras.utils.set_random_seed(config.seed)
     if isinstance(learner, KerasLearner) and own_fit.has_own_fit(model):
-        return own_fit.train(learner, stream, config, progress or nobody_looks)
-    return train(learner, stream, config, progress, keeper)
+        history = own_fit.train(learner, stream, config, progress or nobody_looks)
+    else:
+        history = train(learner, stream, config, progress, keeper)
+    return replace(history, weights=examples.totals)
 
 
 def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Examples:
@@ -75,7 +78,12 @@ def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Ex
         ChunkError: The chunks cannot be read.
     """
     found = _checked(model, stream, config, InputLayout.of(stream.transform, config.inputs))
-    return examples_of(model, stream, config, weights.class_factors(found, config))
+    factors = {} if stream.manifest.targets else weights.class_factors(found, config)
+    examples = examples_of(model, stream, config, factors)
+    if not stream.weighted:
+        return examples
+    by_label = {} if stream.manifest.targets else {f"label {label:g}": of for label, of in found.items()}
+    return replace(examples, totals={**by_label, "all": weights.added(found)})
 
 
 def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: Mapping[float, float]) -> Examples:
@@ -166,15 +174,19 @@ def _encoded(model: Any, outputs: int, labels: npt.NDArray[np.float32]) -> npt.N
 
 
 def _checked(model: Any, stream: ChunkStream, config: TrainConfig, inputs: InputLayout) -> Mapping[float, ClassTotals]:
-    """The totals of the classes in training; {}, and nothing read, where neither weights nor factors need them."""
+    """The totals of the classes in training, of a regression of all events under the label 0.
+
+    {}, and nothing read, where neither weights nor factors need them.
+    """
     if not stream.events(TRAIN):
         msg = f"no events are in the training split of {stream.folder}"
         raise ModelContractError(msg)
     if targets := stream.manifest.targets:
         _check_targets(model, inputs, targets)
         if stream.weighted:
-            together = weights.totals((of_batch[1] * 0, of_batch[1]) for of_batch in stream.answers(TRAIN))
+            together = weights.totals((given * 0, given) for _, given in stream.answers(TRAIN))
             weights.check(together, f"the training split of {stream.folder}")
+            return together
         return {}
     by_split = {split: label_counts(counts) for split, counts in stream.manifest.counts().items()}
     counts = by_split.get(TRAIN, {})
@@ -191,6 +203,14 @@ def _checked(model: Any, stream: ChunkStream, config: TrainConfig, inputs: Input
             "give more events, or another share in chunks.split"
         )
         raise ModelContractError(msg)
+    for split, there in by_split.items():
+        if there and (absent := sorted(set(counts) - set(there))):
+            _log.warning(
+                "the label %g has no events in %s: its metrics are those of the other labels; give more events, or "
+                "another share in chunks.split",
+                absent[0],
+                split,
+            )
     check_answers(model, inputs, {label for labels in by_split.values() for label in labels})
     if not (stream.weighted or config.class_weight is not None or config.normalise_weights):
         return {}

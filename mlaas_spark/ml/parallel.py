@@ -91,7 +91,7 @@ def fit(
         msg = f"the weights in {folder} are not those that worker 0 has written: its disk is not the driver's"
         raise ModelContractError(msg)
     learner.restore(unpacked(content))
-    return History(tuple(answer["rows"]))
+    return History(tuple(answer["rows"]), examples.totals)
 
 
 @contextmanager

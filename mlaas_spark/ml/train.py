@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.learner import Learner, Logs
     from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.ml.weights import ClassTotals
     from mlaas_spark.transform import FeatureTransform
 
 TRAIN, VALIDATION = "train", "validation"
@@ -39,9 +40,11 @@ class History:
     Attributes:
         rows: One for each epoch (of each chunk, numbers from 0): chunk, epoch, loss and the model's metrics, those of
             the validation split with ``val_`` before their name. No chunk is given where an epoch covers all.
+        weights: Totals of the weights of the training events, by label, and of all; {} where they have none.
     """
 
     rows: tuple[Row, ...]
+    weights: Mapping[str, ClassTotals] = field(default_factory=dict)
 
     def to_csv(self) -> str:
         """As CSV with a header; a metric that a row lacks is empty."""
