@@ -449,7 +449,7 @@ def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
 def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting: _Fitting, place: _Place) -> RunResult:
     from mlaas_spark.ml import bundle as bundles
     from mlaas_spark.ml import evaluate as evaluating
-    from mlaas_spark.ml import savedmodel, tracking, weights
+    from mlaas_spark.ml import savedmodel, tracking
     from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import ChunkStream
@@ -464,12 +464,8 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     with journal.stage("train") as stage:
         history = _fitted(config, journal, stream, fitting, _written_by_callbacks(fitting, work))
         stage.events = stream.events("train") * config.train.epochs
-    if history.weights:
-        journal.say(f"weights in training: {weights.shown(history.weights)}")
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
-    split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
-    if split != "test":
-        journal.say(f"no events are in the test split: the model is evaluated on {split}")
+    split = _judged_split(stream, journal)
     with journal.stage("evaluate") as stage:
         names = class_names(config)
         judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
@@ -581,6 +577,14 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         saved=place.save_as,
         archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
+
+
+def _judged_split(stream: ChunkStream, journal: Journal) -> str:
+    """What the model is evaluated on: test, or where it is empty another, which is said."""
+    split = next((name for name in ("test", "validation") if stream.events(name)), "train")
+    if split != "test":
+        journal.say(f"no events are in the test split: the model is evaluated on {split}")
+    return split
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:

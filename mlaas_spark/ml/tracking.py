@@ -39,7 +39,7 @@ def log_run(
     metrics: Mapping[str, Any],
     files: Iterable[Path] = (),
 ) -> str:
-    """Write a run with its parameters, the metrics of each pass, the metrics of the test, files and folders; the run's id.
+    """Write a run with its parameters, the metrics of each pass, the metrics of the test, files, folders; the run's id.
 
     Raises:
         ConfigError: The store does not take it.
