@@ -129,7 +129,7 @@ def train(
             if not finite(logs):
                 refuse_nan(logs, f"{turns[turn].name}, batch {batch}", stream.transform, _matrix(stream, order, batch))
             if keeper and keeper.due(step):
-                keeper.keep(Position(turn, batch + 1, step), tuple(rows), learner.state())
+                _keep(keeper, Position(turn, batch + 1, step), rows, learner)
 
         row = dict(
             learner.learn(turn, stream.batches(TRAIN, start=first, **order), first, count, after)  # type: ignore[arg-type]
@@ -145,9 +145,17 @@ def train(
         if learner.stopped:
             break
         if keeper and keeper.due(step):
-            keeper.keep(Position(turn + 1, 0, step), tuple(rows), learner.state())
+            _keep(keeper, Position(turn + 1, 0, step), rows, learner)
     learner.end()
     return History(tuple(rows))
+
+
+def _keep(keeper: Keeper, position: Position, rows: list[Row], learner: Learner) -> None:
+    """Write a checkpoint; not over one that is good if weights are no numbers any more, which the next batch shows."""
+    state = learner.state()
+    weights = (array for name, array in state.items() if name.startswith("model/") and array.dtype.kind == "f")
+    if not any(np.isnan(array).any() for array in weights):
+        keeper.keep(position, tuple(rows), state)
 
 
 def refuse_nan(row: Logs, where: str, transform: FeatureTransform, matrix: npt.NDArray[np.float32]) -> None:

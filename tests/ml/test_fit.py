@@ -300,6 +300,56 @@ def test_weights_that_are_all_0_are_refused(
         fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config())
 
 
+def test_totals_of_the_weights_are_told_negative_ones_too(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
+) -> None:
+    events = [{**event, "weight": -0.5 if event["entry"] % 8 == 0 else 1.5} for event in make_events(64, seed=1)]
+    stream = make_chunks({(0, "train"): events}, weight=2.0).stream()
+    model = load_user_model(plain_model, InputLayout.of(stream.transform))
+    found = fit(model, stream, config(epochs=1)).weights
+    # entries 0, 8, ... have an even number, which is label 0 of two
+    assert (found["label 0"].events, found["label 0"].negatives, found["label 1"].negatives) == (32, 8, 0)
+    assert (found["label 0"].weight, found["label 0"].negative) == (24 * 1.5 - 8 * 0.5, -4.0)
+    assert (found["all"].events, found["all"].weight) == (64, 56 * 1.5 - 8 * 0.5)
+
+
+def test_weights_that_are_not_numbers_are_refused(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
+) -> None:
+    events = [{**event, "weight": np.nan if event["entry"] == 5 else 1.0} for event in make_events(64, seed=1)]
+    stream = make_chunks({(0, "train"): events}, weight=2.0).stream()
+    with pytest.raises(ModelContractError, match=r"the weights of the events of label 1 are not all finite"):
+        fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config())
+
+
+def test_a_class_that_validation_lacks_is_said(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_0 = make_events(20, seed=2, classes=1)
+    stream = make_chunks({(0, "train"): make_events(64, seed=1), (0, "validation"): only_0}).stream()
+    fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config(epochs=1))
+    assert "the label 1 has no events in validation" in caplog.text
+
+
+def test_after_a_loss_that_is_no_number_the_checkpoints_are_good_ones(
+    chunks: Chunks, model_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = model_file("""
+    import keras
+
+    def model(idim):
+        net = keras.Sequential([keras.layers.Input((idim,)), keras.layers.Dense(8), keras.layers.Dense(1)])
+        net.compile(loss="mse", optimizer=keras.optimizers.SGD(1e4))
+        return net
+    """)
+    settings = config(checkpoint={"steps": 1, "seconds": None})
+    with pytest.raises(ModelContractError, match="the loss is not a number"):
+        trained(chunks, path, settings, tmp_path / "c")
+    kept = Keeper.of(str(tmp_path / "c"), {"data": "x"}, settings.checkpoint, resume=True).resumed
+    assert kept is not None
+    assert all(np.isfinite(array).all() for name, array in kept.state.items() if name.startswith("model/"))
+
+
 def test_a_class_that_training_lacks_is_refused(
     make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
 ) -> None:
