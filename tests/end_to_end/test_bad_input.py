@@ -236,7 +236,7 @@ LATER = {
         lambda p: labelled(p, p.good, "--set", "input.weight=nMuon * 0"), 5, r"add up to 0, so nothing can be learned"
     ),
     "loss that is no number": Case(
-        lambda p: model_of(LOST)(p),
+        model_of(LOST),
         5,
         r"the loss is not a number in epoch 0, batch \d+ .*largest feature values are \w+",
     ),
