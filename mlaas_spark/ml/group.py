@@ -7,6 +7,7 @@ same bytes, and the same sum in every run. Who connects proves by HMAC that it k
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ import numpy as np
 from mlaas_spark.errors import MlaasSparkError, ModelContractError, from_text, reason, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -133,17 +134,20 @@ class Group:
             self._send(rank, _DATA, np.frombuffer("\0".join(texts).encode(), np.uint8))
         return texts
 
-    def check_equal(self, digest: str, what: str) -> None:
+    def check_equal(self, weights: Iterable[Any], what: str) -> None:
         """All workers have the same weights.
 
         Args:
-            digest: Of this worker's.
+            weights: This worker's arrays.
             what: After which, for the message.
 
         Raises:
             ModelContractError: Some have others; or as :meth:`total`.
         """
-        digests = self.gather(digest)
+        digest = hashlib.sha256()
+        for array in weights:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digests = self.gather(digest.hexdigest())
         if differ := [name for name, found in zip(self.names, digests, strict=True) if found != digests[0]]:
             msg = (
                 f"after {what} the weights of {', '.join(differ)} differ from those of {self.names[0]}: train on "
