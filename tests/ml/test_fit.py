@@ -13,7 +13,7 @@ from mlaas_spark.ml import callbacks as making
 from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import fit
 from mlaas_spark.ml.inputs import InputLayout
-from mlaas_spark.ml.model import load_user_model
+from mlaas_spark.ml.model import load_user_model, run_model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,6 +177,28 @@ def callbacks():
     (count,) = making.of_file(path)
     fit(load_user_model(path, InputLayout.of(chunks.stream().transform)), chunks.stream(), config(), callbacks=[count])
     assert count.epochs == 3
+
+
+def test_the_model_file_is_run_once_for_model_and_callbacks(model_file: Callable[[str], Path], tmp_path: Path) -> None:
+    path = model_file(f"""
+    import pathlib
+    import keras
+
+    with pathlib.Path({str(tmp_path / "runs")!r}).open("a") as stream:
+        stream.write("once ")
+
+    def model(idim):
+        net = keras.Sequential([keras.layers.Input((idim,)), keras.layers.Dense(1)])
+        net.compile(loss="mse", optimizer="sgd")
+        return net
+
+    def callbacks():
+        return [keras.callbacks.TerminateOnNaN()]
+    """)
+    module = run_model_file(path, seed=1)
+    model = load_user_model(module, InputLayout.matrix(5), seed=1)
+    assert [type(item).__name__ for item in making.of_training(model, (), tmp_path, module)] == ["TerminateOnNaN"]
+    assert (tmp_path / "runs").read_text() == "once "
 
 
 def test_a_schedule_by_keras_name_sets_the_learning_rate(plain_model: Path) -> None:
