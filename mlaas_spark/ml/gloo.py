@@ -78,8 +78,7 @@ def joined(group: Group, hosts: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(RuntimeError, ValueError):  # it may be gone already
-            dist.destroy_process_group()
+        _leave()
 
 
 def interface(host: str) -> str | None:
@@ -101,16 +100,21 @@ def interface(host: str) -> str | None:
 @contextmanager
 def told(group: Group) -> Iterator[None]:
     """Where gloo fails, say which worker is gone, or what has ended it."""
-    import torch.distributed as dist
-
     try:
         yield
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in _WORDS):
             raise  # of the user's module
-        with suppress(RuntimeError, ValueError):
-            dist.destroy_process_group()  # so that the others do not wait for this one
+        _leave()  # so that the others do not wait for this one
         raise group.lost(error) from error
+
+
+def _leave() -> None:
+    """End gloo's connections, if there are any still."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def total(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
