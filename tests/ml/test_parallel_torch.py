@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -27,13 +26,13 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.tensorflow
 
-# with weights that many parts of batches do not use, and a way for one of its processes to be killed or to fail
+# with weights that many parts of batches do not use, and a way for one of its processes to be killed
 MODEL = """
 import os, signal
 import torch
 from torch import nn
 
-FLAG, HOW = {flag!r}, {how!r}
+FLAG = {flag!r}
 
 class Net(nn.Module):
     def __init__(self, idim):
@@ -58,9 +57,7 @@ class Net(nn.Module):
             os.close(os.open(FLAG, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-        if HOW == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise KeyError("mine")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 def model(idim):
     return Net(idim)
@@ -86,7 +83,7 @@ NORMALISED = ("self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.3)", "self
 def write_model(folder: Path, flag: Path | None = None, how: str = "killed", parts: tuple[str, str] = RELU) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.py"
-    path.write_text(MODEL.format(flag=str(flag or ""), how=how, layers=parts[0], hidden=parts[1]))
+    path.write_text(MODEL.format(flag=str(flag or ""), layers=parts[0], hidden=parts[1]))
     return path
 
 
@@ -99,14 +96,8 @@ def weighted(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
     return weighted_chunks(tmp_path_factory.mktemp("weighted") / "chunks")
 
 
-@pytest.fixture(scope="module")
-def together(weighted: Chunks, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(weighted, write_model(tmp_path_factory.mktemp("together")), config(workers=2, **SETTINGS))
-
-
-def test_two_workers_go_through_what_one_does_with_the_same_batches(
-    weighted: Chunks, together: Trained, tmp_path: Path
-) -> None:
+def test_two_workers_go_through_what_one_does_with_the_same_batches(weighted: Chunks, tmp_path: Path) -> None:
+    together = trained(weighted, write_model(tmp_path), config(workers=2, **SETTINGS))
     alone = trained(weighted, write_model(tmp_path), config(**SETTINGS))
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= alone.history.rows[0].keys()
     assert same_curve(alone.history, together.history)
@@ -119,42 +110,24 @@ def test_two_workers_go_through_what_one_does_with_the_same_batches(
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
 
 
-def test_a_killed_worker_is_named_and_resumed_it_ends_as_if_nobody_had_been(
-    weighted: Chunks, together: Trained, tmp_path: Path
-) -> None:
-    path = write_model(tmp_path, tmp_path / "flag")
-    settings = config(workers=2, **SETTINGS)
+def test_a_killed_worker_is_named_and_resumed_it_ends_as_if_nobody_had_been(weighted: Chunks, tmp_path: Path) -> None:
+    # a batch of 97 in 3 shards on 2 workers: the last batches are short, or none of a worker's
+    given = {**SETTINGS, "shards": 3, "batch_size": 97, "mode": "chunks", "epochs": 12}
+    settings = config(**given, workers=2)
+    whole = trained(weighted, write_model(tmp_path / "whole", parts=NORMALISED), settings)
+    assert len(whole.history.rows) == 24
+    assert np.abs(state(whole)["norm.running_mean"]).max() > 0
+    path = write_model(tmp_path / "parts", tmp_path / "flag", parts=NORMALISED)
     keeper = Keeper.of(str(tmp_path / "checkpoints"), IDENTITY, settings.checkpoint, resume=False)
     with pytest.raises(ModelContractError, match=r"worker \d on 127\.0\.0\.1 is gone.*--resume"):
         trained(weighted, path, settings, keeper)
     keeper = Keeper.of(str(tmp_path / "checkpoints"), IDENTITY, settings.checkpoint, resume=True)
     assert keeper.resumed is not None
-    assert keeper.resumed.position.turn == 1
+    assert keeper.resumed.position.turn > 1
     resumed = trained(weighted, path, settings, keeper)
-    assert same_curve(resumed.history, together.history)
-    for name, value in state(together).items():
-        assert np.array_equal(value, state(resumed)[name]), name
-
-
-def test_dropout_and_batch_normalisation_leave_equal_weights_and_go_on_exactly(
-    weighted: Chunks, tmp_path: Path
-) -> None:
-    # a batch of 97 in 3 shards on 2 workers: the last batches are short, or none of a worker's
-    settings = config(
-        **{**SETTINGS, "shards": 3, "batch_size": 97, "mode": "chunks", "epochs": 12, "callbacks": []}, workers=2
-    )
-    whole = trained(weighted, write_model(tmp_path / "whole", parts=NORMALISED), settings)
-    assert len(whole.history.rows) == 24
-    assert np.abs(state(whole)["norm.running_mean"]).max() > 0
-    path = write_model(tmp_path / "parts", tmp_path / "flag", "fails", parts=NORMALISED)
-    keeper = Keeper.of(str(tmp_path / "checkpoints"), IDENTITY, settings.checkpoint, resume=False)
-    with pytest.raises(ModelContractError, match=r"the model failed in epoch \d+, batch \d: KeyError: 'mine'"):
-        trained(weighted, path, settings, keeper)
-    keeper = Keeper.of(str(tmp_path / "checkpoints"), IDENTITY, settings.checkpoint, resume=True)
-    resumed = trained(weighted, path, settings, keeper)
+    assert same_curve(resumed.history, whole.history)
     for name, value in state(whole).items():
         assert np.array_equal(value, state(resumed)[name]), name
-    shutil.rmtree(tmp_path / "checkpoints")
 
 
 def test_the_interface_of_an_address_of_this_machine_is_found() -> None:
