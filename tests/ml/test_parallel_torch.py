@@ -80,7 +80,7 @@ RELU = ("pass", "torch.relu(hidden)")
 NORMALISED = ("self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.3)", "self.drop(self.norm(hidden))")
 
 
-def write_model(folder: Path, flag: Path | None = None, how: str = "killed", parts: tuple[str, str] = RELU) -> Path:
+def write_model(folder: Path, flag: Path | None = None, parts: tuple[str, str] = RELU) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.py"
     path.write_text(MODEL.format(flag=str(flag or ""), layers=parts[0], hidden=parts[1]))
