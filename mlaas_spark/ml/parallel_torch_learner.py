@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.learner import State
     from mlaas_spark.ml.torch_learner import TorchModel
 
-_NOTHING = 2  # events of zeros that a worker without events shows its module; batch normalisation refuses one
+_LEAST = 2  # events that a worker shows its module: batch normalisation refuses one
+_TWICE = np.zeros(2, np.int64)  # a lone event, whose mean loss and its gradient stay what they are
 
 
 class ParallelTorchLearner(TorchLearner):
@@ -31,7 +32,7 @@ class ParallelTorchLearner(TorchLearner):
     DistributedDataParallel makes each gradient the mean over the workers. Of events it would count those of a shorter
     part of a batch for more; so the loss of each worker is scaled by its share of the batch's events times the number
     of workers, which gives the gradient of the mean loss of the whole batch. A worker without events takes part with a
-    gradient of 0. Buffers (moving averages of batch normalisation) become the mean over the events; what is counted is
+    gradient of 0, one with a single event shows it twice, for batch normalisation. Buffers (moving averages of batch normalisation) become the mean over the events; what is counted is
     that of all events. Random numbers, for dropout, depend on seed, worker, pass and batch alone, so that a resumed
     training draws the same.
 
@@ -83,7 +84,8 @@ class ParallelTorchLearner(TorchLearner):
         words = np.random.SeedSequence([self._seed, self.group.rank, epoch, number]).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
         events = 0 if batch is None else len(batch)
-        x, y, weights = self._example(self._nothing() if batch is None else batch)
+        shown = self._nothing() if batch is None else batch if events >= _LEAST else batch.take(_TWICE)
+        x, y, weights = self._example(shown)
         optimizer = self.model.optimizer
         whole = int(gloo.total(np.array([events], np.float64))[0])
         share = events / whole
@@ -107,7 +109,8 @@ class ParallelTorchLearner(TorchLearner):
         step(optimizer, loss)
         counted = Tally()
         if batch is not None:
-            counted.add(losses, right, None if weights is None else weights.numpy())
+            weighed = None if weights is None else weights.numpy()[:events]
+            counted.add(losses[:events], None if right is None else right[:events], weighed)
         self._share_buffers(share)
         self._add(self._tally, counted)
 
@@ -135,9 +138,9 @@ class ParallelTorchLearner(TorchLearner):
 
     def _nothing(self) -> Batch:
         width, targets = self.examples.inputs.width, self.examples.targets
-        label = np.zeros((_NOTHING, targets) if targets > 1 else _NOTHING, np.float32)
-        shape = (_NOTHING, width)
-        return Batch(np.zeros(shape, np.float32), np.zeros(shape, np.uint8), label, np.ones(_NOTHING, np.float32))
+        label = np.zeros((_LEAST, targets) if targets > 1 else _LEAST, np.float32)
+        shape = (_LEAST, width)
+        return Batch(np.zeros(shape, np.float32), np.zeros(shape, np.uint8), label, np.ones(_LEAST, np.float32))
 
     def _judged(self, tally: Tally) -> Tally:
         whole = Tally()
