@@ -32,9 +32,9 @@ class ParallelTorchLearner(TorchLearner):
     DistributedDataParallel makes each gradient the mean over the workers. Of events it would count those of a shorter
     part of a batch for more; so the loss of each worker is scaled by its share of the batch's events times the number
     of workers, which gives the gradient of the mean loss of the whole batch. A worker without events takes part with a
-    gradient of 0, one with a single event shows it twice, for batch normalisation. Buffers (moving averages of batch normalisation) become the mean over the events; what is counted is
-    that of all events. Random numbers, for dropout, depend on seed, worker, pass and batch alone, so that a resumed
-    training draws the same.
+    gradient of 0, one with a single event shows it twice, for batch normalisation. Buffers (moving averages of batch
+    normalisation) become the mean over the events; what is counted is that of all events. Random numbers, for dropout,
+    depend on seed, worker, pass and batch alone, so that a resumed training draws the same.
 
     Args:
         model: The module, its loss and optimizer.
