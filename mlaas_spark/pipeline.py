@@ -46,6 +46,7 @@ from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pyspark.sql import SparkSession
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
     from mlaas_spark.spark.ingest import Events
+    from mlaas_spark.usercode import UserModule
 
 _log = logging.getLogger(__name__)
 
@@ -424,7 +426,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.fit import check_answers
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import load_user_model
+    from mlaas_spark.ml.model import load_user_model, run_model_file
 
     checkpoints = _checkpoints(config, place)
     if config.export.onnx:
@@ -434,14 +436,14 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     user = model_file(config)
     spark = _start(config, journal, meanwhile=_import_keras)
     with journal.stage("model file"):
-        user.function("model", ModelContractError)
+        module = run_model_file(user, config.train.seed)
     events = _open(config, journal, spark=spark)
     made, counted = _specs(config, events, journal)
     transform = FeatureTransform.of(made.specs, config.features)
     _log_cuts(made, transform)
     with journal.stage("build model"):
         inputs = InputLayout.of(transform, config.train.inputs)
-        model = load_user_model(str(config.train.model), inputs, config.train, seed=config.train.seed)
+        model = load_user_model(module, inputs, config.train, seed=config.train.seed)
         labels = {file.label for file in events.plan.files if file.label is not None}
         if labels and not config.input.label and not config.input.targets:
             check_answers(model, inputs, labels)
@@ -459,7 +461,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
         journal.say(f"goes on after {at.step:,} batches, with pass {at.turn + 1}, batch {at.batch + 1}")
     with _told_how_to_go_on(keeper, journal):
         return _fit_and_publish(
-            config, journal, data, _Fitting(model, keeper, checkpoints, config.train.callbacks), place
+            config, journal, data, _Fitting(model, module, keeper, checkpoints, config.train.callbacks), place
         )
 
 
@@ -468,6 +470,7 @@ class _Fitting:
     """A model to be trained, and where its checkpoints lie."""
 
     model: Any
+    module: UserModule
     keeper: Keeper
     checkpoints: str
     callbacks: tuple[dict[str, dict[str, Any]], ...]
@@ -537,7 +540,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         stage.events = stream.events("train") * config.train.epochs
     streamed = _streamed(stream, config)
     model = _in_keras(model, stream, config, storage.join(place.work.home, f"{name}.npz"), work)
-    split = next((name for name in ("test", "validation", "train") if stream.events(name)), "train")
+    split = _judged_split(stream, journal)
     with journal.stage("evaluate") as stage:
         names = class_names(config)
         judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
@@ -579,6 +582,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "streamed": streamed and asdict(streamed),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
+        "weights": {name: asdict(of) for name, of in history.weights.items()},
         "width": data.transform.width,
         "chunks": data.folder,
         "bundle": bundle.name,
@@ -631,7 +635,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     fitting.keeper.checkpoints.remove()
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
-            files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
+            files = [
+                copy / name
+                for name in ("config.yaml", "metrics.json", "report.html", "plots")
+                if (copy / name).exists()
+            ]
             parameters = config.public()
             tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
     return RunResult(
@@ -653,6 +661,14 @@ def _say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
     """At the end of a job: what took longest, and what to change."""
     if told := bottleneck({stage.name: stage.seconds for stage in journal.stages}, streamed):
         journal.say(told)
+
+
+def _judged_split(stream: ChunkStream, journal: Journal) -> str:
+    """What the model is evaluated on: test, or where it is empty another, which is said."""
+    split = next((name for name in ("test", "validation") if stream.events(name)), "train")
+    if split != "test":
+        journal.say(f"no events are in the test split: the model is evaluated on {split}")
+    return split
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:
@@ -704,11 +720,12 @@ def _fitted(config: Config, journal: Journal, stream: ChunkStream, fitting: _Fit
 
     model, keeper, progress = fitting.model, fitting.keeper, _told(journal)
     if config.train.workers == 1:
-        called = callbacks.of_config(fitting.callbacks, files) + callbacks.of_file(Path(str(config.train.model)))
+        called = callbacks.of_training(model, fitting.callbacks, files, fitting.module)
         return training.fit(model, stream, config.train, callbacks=called, progress=progress, keeper=keeper)
-    user = UserFile.read(str(config.train.model), ModelContractError)
     start = partial(together, session(config.spark, config.name))
-    return parallel.fit(model, stream, config.train, user, start, progress=progress, keeper=keeper, files=files)
+    return parallel.fit(
+        model, stream, config.train, fitting.module.file, start, progress=progress, keeper=keeper, files=files
+    )
 
 
 def class_names(config: Config) -> tuple[str, ...]:

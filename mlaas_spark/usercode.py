@@ -47,10 +47,6 @@ class UserFile:
         """The function ``name`` of the file, which is run once for it; ``error`` if that fails or it has none."""
         return self.first_of((name,), error)[1]
 
-    def value(self, name: str, error: type[MlaasSparkError]) -> Any:
-        """What the file, which is run once for it, has under ``name``; None if nothing, ``error`` if it fails."""
-        return getattr(self._module(error), name, None)
-
     @property
     def digest(self) -> str:
         """SHA-256 of its text."""
@@ -58,16 +54,9 @@ class UserFile:
 
     def first_of(self, names: tuple[str, ...], error: type[MlaasSparkError]) -> tuple[str, Callable[..., Any]]:
         """The first of ``names`` that is a function of the file, and the function; ``error`` as :meth:`function`."""
-        module = self._module(error)
-        for name in names:
-            if callable(found := getattr(module, name, None)):
-                return name, found
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        wanted = " or ".join(repr(name) for name in names)
-        msg = f"{self.path} has no function {wanted}{hint(names[-1], functions)}"
-        raise error(msg)
+        return UserModule.of(self, error).first_of(names)
 
-    def _module(self, error: type[MlaasSparkError]) -> ModuleType:
+    def _run(self, error: type[MlaasSparkError]) -> ModuleType:
         stem = "".join(character if character.isidentifier() else "_" for character in Path(self.path).stem)
         loader = _SourceLoader(self)
         spec = importlib.util.spec_from_loader(f"mlaas_spark_user_{stem}", loader, origin=self.path)
@@ -108,6 +97,47 @@ class UserFile:
         if isinstance(failure, ModuleNotFoundError) and failure.name == "torch" and "mlaas-spark" not in str(failure):
             extra = "; pip install 'mlaas-spark[torch]'"
         return f"{self.path}{f', line {lines[-1]}' if lines else ''}: {reason(failure)}{extra}"
+
+
+@dataclass(frozen=True)
+class UserModule:
+    """A user's file that has been run, once, for all that is wanted of it.
+
+    Attributes:
+        file: It.
+        module: What it has become.
+        error: Raised where it lacks what is wanted.
+    """
+
+    file: UserFile
+    module: ModuleType
+    error: type[MlaasSparkError]
+
+    @classmethod
+    def of(cls, file: str | Path | UserFile | UserModule, error: type[MlaasSparkError]) -> UserModule:
+        """Run a file, if that was not done yet; ``error`` if it cannot be read or fails."""
+        if isinstance(file, UserModule):
+            return file
+        read = file if isinstance(file, UserFile) else UserFile.read(file, error)
+        return cls(read, read._run(error), error)  # noqa: SLF001 - a module of one file is made here alone
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The function ``name``; ``error`` if there is none."""
+        return self.first_of((name,))[1]
+
+    def value(self, name: str) -> Any:
+        """What is there under ``name``, None if nothing."""
+        return getattr(self.module, name, None)
+
+    def first_of(self, names: tuple[str, ...]) -> tuple[str, Callable[..., Any]]:
+        """The first of ``names`` that is a function, and the function; ``error`` if none is."""
+        for name in names:
+            if callable(found := getattr(self.module, name, None)):
+                return name, found
+        functions = [key for key, value in vars(self.module).items() if callable(value) and not key.startswith("_")]
+        wanted = " or ".join(repr(name) for name in names)
+        msg = f"{self.file.path} has no function {wanted}{hint(names[-1], functions)}"
+        raise self.error(msg)
 
 
 class _SourceLoader(importlib.abc.InspectLoader):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.stream import Batch
+    from mlaas_spark.ml.weights import ClassTotals
 
 Encode = Callable[["npt.NDArray[np.float32]"], "npt.NDArray[Any]"]
 
@@ -29,6 +30,7 @@ class Examples:
         targets: Targets of a regression, 0 where events have classes.
         factors: A factor for the weights of each class; {} for none.
         has_weights: Whether events have weights of their own.
+        totals: Of these weights in the training split: by label, and of all events; {} where there are none.
     """
 
     inputs: InputLayout
@@ -36,6 +38,7 @@ class Examples:
     targets: int = 0
     factors: Mapping[float, float] = field(default_factory=dict)
     has_weights: bool = False
+    totals: Mapping[str, ClassTotals] = field(default_factory=dict)
 
     @property
     def weighted(self) -> bool:

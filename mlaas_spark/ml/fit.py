@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml import own_fit, rebuilt, weights
+from mlaas_spark.ml.callbacks import OF_ALL
 from mlaas_spark.ml.examples import Examples
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.keras_learner import KerasLearner
@@ -48,7 +50,7 @@ def fit(
             ``rebuilt.keras_model`` then gives the Keras model to go on with.
         stream: The chunks.
         config: How.
-        callbacks: Keras callbacks, of a Keras model.
+        callbacks: Keras callbacks; of a model of another library those of ``callbacks.OF_ALL``.
         progress: Told after each pass.
         keeper: Writes checkpoints, and goes on from the one it has; not of a model with a ``fit`` of its own.
 
@@ -59,19 +61,13 @@ def fit(
     import keras
 
     examples = checked_examples(model, stream, config)
-    if is_keras(model):
-        keras_learner = KerasLearner(model, examples, callbacks, config.verbose)
-        keras.utils.set_random_seed(config.seed)
-        if own_fit.has_own_fit(model):
-            return own_fit.train(keras_learner, stream, config, progress or nobody_looks)
-        return train(keras_learner, stream, config, progress, keeper)
-    if callbacks:
-        msg = f"train.callbacks are Keras' own, the model of {model.name} is one of {model.library}: take them out"
-        raise ModelContractError(msg)
-    if why := rebuilt.obstacle(model, examples.inputs):
-        _log.warning("%s; it is trained, and neither evaluated nor exported", why)
+    learner = learner_of(model, examples, stream, config, callbacks)
     keras.utils.set_random_seed(config.seed)
-    return train(_learner(model, examples, stream, config), stream, config, progress, keeper)
+    if isinstance(learner, KerasLearner) and own_fit.has_own_fit(model):
+        history = own_fit.train(learner, stream, config, progress or nobody_looks)
+    else:
+        history = train(learner, stream, config, progress, keeper)
+    return replace(history, weights=examples.totals)
 
 
 def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Examples:
@@ -82,7 +78,12 @@ def checked_examples(model: Any, stream: ChunkStream, config: TrainConfig) -> Ex
         ChunkError: The chunks cannot be read.
     """
     found = _checked(model, stream, config, InputLayout.of(stream.transform, config.inputs))
-    return examples_of(model, stream, config, weights.class_factors(found, config))
+    factors = {} if stream.manifest.targets else weights.class_factors(found, config)
+    examples = examples_of(model, stream, config, factors)
+    if not stream.weighted:
+        return examples
+    by_label = {} if stream.manifest.targets else {f"label {label:g}": of for label, of in found.items()}
+    return replace(examples, totals={**by_label, "all": weights.added(found)})
 
 
 def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: Mapping[float, float]) -> Examples:
@@ -91,15 +92,28 @@ def examples_of(model: Any, stream: ChunkStream, config: TrainConfig, factors: M
     return Examples(inputs, encoder(model, stream, inputs), len(stream.manifest.targets), factors, stream.weighted)
 
 
-def _learner(
-    model: SklearnModel | TorchModel, examples: Examples, stream: ChunkStream, config: TrainConfig
-) -> SklearnLearner | TorchLearner:
-    """The learner of a model of another library."""
+def learner_of(
+    model: Any, examples: Examples, stream: ChunkStream, config: TrainConfig, callbacks: Sequence[Any] = ()
+) -> KerasLearner | SklearnLearner | TorchLearner:
+    """The learner of a model of whatever library; of torch its random numbers are seeded.
+
+    Raises:
+        ModelContractError: The model takes no weights, and there are some.
+    """
+    if is_keras(model):
+        return KerasLearner(model, examples, callbacks, config.verbose)
+    if odd := [type(callback).__name__ for callback in callbacks if type(callback).__name__ not in OF_ALL]:
+        msg = (
+            f"{odd[0]} is for Keras models, that of {model.name} is one of {model.library}: it has {', '.join(OF_ALL)}"
+        )
+        raise ModelContractError(msg)
+    if why := rebuilt.obstacle(model, examples.inputs):
+        _log.warning("%s; it is trained, and neither evaluated nor exported", why)
     if isinstance(model, TorchModel):
         import torch
 
         torch.manual_seed(config.seed)
-        return TorchLearner(model, examples, classes=not stream.manifest.targets)
+        return TorchLearner(model, examples, classes=not stream.manifest.targets, callbacks=callbacks)
     if examples.weighted and not model.takes_weights:
         why = (
             "the classes have weights (train)" if not stream.weighted else "the events have weights (see input.weight)"
@@ -109,7 +123,7 @@ def _learner(
             "SGDClassifier and SGDRegressor do"
         )
         raise ModelContractError(msg)
-    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else ())
+    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else (), callbacks)
 
 
 def check_answers(model: Any, inputs: InputLayout, labels: Iterable[float]) -> None:
@@ -160,15 +174,19 @@ def _encoded(model: Any, outputs: int, labels: npt.NDArray[np.float32]) -> npt.N
 
 
 def _checked(model: Any, stream: ChunkStream, config: TrainConfig, inputs: InputLayout) -> Mapping[float, ClassTotals]:
-    """The totals of the classes in training; {}, and nothing read, where neither weights nor factors need them."""
+    """The totals of the classes in training, of a regression of all events under the label 0.
+
+    {}, and nothing read, where neither weights nor factors need them.
+    """
     if not stream.events(TRAIN):
         msg = f"no events are in the training split of {stream.folder}"
         raise ModelContractError(msg)
     if targets := stream.manifest.targets:
         _check_targets(model, inputs, targets)
         if stream.weighted:
-            together = weights.totals((of_batch[1] * 0, of_batch[1]) for of_batch in stream.answers(TRAIN))
+            together = weights.totals((given * 0, given) for _, given in stream.answers(TRAIN))
             weights.check(together, f"the training split of {stream.folder}")
+            return together
         return {}
     by_split = {split: label_counts(counts) for split, counts in stream.manifest.counts().items()}
     counts = by_split.get(TRAIN, {})
@@ -185,6 +203,14 @@ def _checked(model: Any, stream: ChunkStream, config: TrainConfig, inputs: Input
             "give more events, or another share in chunks.split"
         )
         raise ModelContractError(msg)
+    for split, there in by_split.items():
+        if there and (absent := sorted(set(counts) - set(there))):
+            _log.warning(
+                "the label %g has no events in %s: its metrics are those of the other labels; give more events, or "
+                "another share in chunks.split",
+                absent[0],
+                split,
+            )
     check_answers(model, inputs, {label for labels in by_split.values() for label in labels})
     if not (stream.weighted or config.class_weight is not None or config.normalise_weights):
         return {}

@@ -7,6 +7,7 @@ same bytes, and the same sum in every run. Who connects proves by HMAC that it k
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ import numpy as np
 from mlaas_spark.errors import MlaasSparkError, ModelContractError, from_text, reason, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -132,6 +133,40 @@ class Group:
         for rank in range(1, self.size):
             self._send(rank, _DATA, np.frombuffer("\0".join(texts).encode(), np.uint8))
         return texts
+
+    def check_equal(self, weights: Iterable[Any], what: str) -> None:
+        """All workers have the same weights.
+
+        Args:
+            weights: This worker's arrays.
+            what: After which, for the message.
+
+        Raises:
+            ModelContractError: Some have others; or as :meth:`total`.
+        """
+        digest = hashlib.sha256()
+        for array in weights:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digests = self.gather(digest.hexdigest())
+        if differ := [name for name, found in zip(self.names, digests, strict=True) if found != digests[0]]:
+            msg = (
+                f"after {what} the weights of {', '.join(differ)} differ from those of {self.names[0]}: train on "
+                "executors of one kind of CPU and one environment, and let callbacks change weights alike on all"
+            )
+            raise ModelContractError(msg)
+
+    def lost(self, why: BaseException) -> MlaasSparkError:
+        """What to raise where another connection of the workers has failed: which of them is gone, or what ended it.
+
+        The hub finds out and tells the others, which do not wait long for it.
+        """
+        if self.rank:
+            _set_patience(self._peers[0], min(self.patience, _HANDSHAKE_S))
+        try:
+            self.gather("")
+        except MlaasSparkError as error:
+            return error
+        return ModelContractError(f"{self.names[self.rank]} has lost the others ({reason(why)}); {_GO_ON}")
 
     def fail(self, error: MlaasSparkError) -> None:
         """Tell the others what ended this one, as far as they can still be reached; nothing can be said after it."""

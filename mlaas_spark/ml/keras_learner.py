@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
+from mlaas_spark.ml.called import callback_state, restore_callbacks
 from mlaas_spark.ml.learner import match
 from mlaas_spark.ml.model import graph_reason, known_remarks
 from mlaas_spark.ml.stream import PREFETCH, dataset_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.learner import AfterBatch, Logs, State
     from mlaas_spark.ml.stream import Batch
-
-_SET_ANEW = ("params", "min_delta")  # of callbacks; Keras turns the sign of min_delta when it first looks at a metric
-_Plain = (bool, int, float, str, type(None), np.integer, np.floating)
 
 
 class KerasLearner:
@@ -37,52 +35,16 @@ class KerasLearner:
 
     def __init__(self, model: Any, examples: Examples, callbacks: Sequence[Any] = (), verbose: int = 0) -> None:
         self.model, self.examples = model, examples
-        self._given, self._verbose = list(callbacks), verbose
-        self._callbacks: Any = None
+        self.callbacks, self._verbose = list(callbacks), verbose
+        self._called: Any = None
         self._source: Iterable[Batch] = ()
         self._failures: list[MlaasSparkError] = []
-        self._dataset = self._make_dataset()
+        self._dataset = dataset(examples, lambda: self._source, self._failures)
 
     @property
     def stopped(self) -> bool:
         """Whether a callback has asked for no further epochs."""
         return bool(self.model.stop_training)
-
-    # --- data
-
-    def _make_dataset(self) -> Any:
-        """A ``tf.data.Dataset`` whose iterators give the batches of the source that is then set."""
-        import tensorflow as tf
-
-        examples = self.examples
-        _, encoded, _ = examples.one()
-        width, with_mask = examples.inputs.width, examples.inputs.kind != "matrix"
-        signature = [
-            tf.TensorSpec((None, width), tf.float32),
-            *([tf.TensorSpec((None, width), tf.uint8)] if with_mask else []),
-            tf.TensorSpec((None, *encoded.shape[1:]), tf.as_dtype(encoded.dtype)),
-            *([tf.TensorSpec((None,), tf.float32)] if examples.weighted else []),
-        ]
-
-        def arrays() -> Generator[tuple[Any, ...], None, None]:
-            source: Any = self._source
-            try:
-                with closing(source):
-                    for batch in source:
-                        made = [batch.matrix, *([batch.mask] if with_mask else []), examples.encode(batch.label)]
-                        yield (*made, *([examples.weights(batch)] if examples.weighted else []))
-            except MlaasSparkError as error:
-                self._failures.append(error)  # TensorFlow passes on its text alone
-                raise
-
-        dataset = dataset_of(arrays, signature)
-        if with_mask:
-
-            def inputs(matrix: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
-                return (examples.inputs.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
-
-            dataset = dataset.map(inputs)
-        return dataset.prefetch(PREFETCH)
 
     # --- training
 
@@ -97,30 +59,30 @@ class KerasLearner:
             model._symbolic_build(data_batch=self.examples.one())  # noqa: SLF001 - as fit does, so that there is a state to restore
             model.make_train_function(force=True)
             model.make_test_function()
-        self._callbacks = keras.callbacks.CallbackList(
-            self._given,
+        self._called = keras.callbacks.CallbackList(
+            self.callbacks,
             add_history=True,
             add_progbar=self._verbose > 0,
             verbose=self._verbose,
             epochs=epochs,
             model=model,
         )
-        self._callbacks.on_train_begin()
+        self._called.on_train_begin()
 
     def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
         """Learn from the batches ``first`` up to ``count``; see :class:`~mlaas_spark.ml.learner.Learner`."""
         model = self.model
         if not first:
             model.reset_metrics()
-        self._callbacks.on_epoch_begin(epoch)
+        self._called.on_epoch_begin(epoch)
         logs: Logs = as_numbers(model.get_metrics_result()) if first else {}
         self._source = batches
         iterator = iter(self._dataset)
         for batch in range(first, count):
-            self._callbacks.on_train_batch_begin(batch)
+            self._called.on_train_batch_begin(batch)
             with self._told(f"epoch {epoch}, batch {batch}"), known_remarks():
                 logs = as_numbers(model.train_function(iterator))
-            self._callbacks.on_train_batch_end(batch, logs)
+            self._called.on_train_batch_end(batch, logs)
             after(batch, logs)
             if self._leaves():
                 break
@@ -135,13 +97,13 @@ class KerasLearner:
         model = self.model
         model.reset_metrics()
         self._source = batches
-        self._callbacks.on_test_begin()
+        self._called.on_test_begin()
         logs: Logs = {}
         with self._told("validation"), known_remarks():
             for batch in self._dataset:
                 logs = as_numbers(model.test_function(iter([batch])))
         logs = self._judged(logs)
-        self._callbacks.on_test_end(logs)
+        self._called.on_test_end(logs)
         return logs
 
     def _judged(self, logs: Logs) -> Logs:
@@ -150,13 +112,13 @@ class KerasLearner:
 
     def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
         """Tell the callbacks, which may add to the row: a learning rate."""
-        self._callbacks.on_epoch_end(epoch, row)
+        self._called.on_epoch_end(epoch, row)
         row.update({name: float(values[-1]) for name, values in self.model.history.history.items()})
 
     def end(self) -> None:
         """Take over averaged weights where the optimizer keeps some; tell the callbacks."""
         self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
-        self._callbacks.on_train_end()
+        self._called.on_train_end()
 
     @contextmanager
     def _told(self, where: str) -> Iterator[None]:
@@ -189,16 +151,7 @@ class KerasLearner:
         arrays["random/numpy"] = np.concatenate([np.asarray(words, np.float64), [position, has_gauss, gauss]])
         _, numbers, gauss_next = random.getstate()
         arrays["random/python"] = np.array([*numbers, math.nan if gauss_next is None else gauss_next], np.float64)
-        for number, callback in enumerate(self._given):
-            for name, value in vars(callback).items():
-                if name.startswith("_") or name in _SET_ANEW:
-                    continue
-                place = f"callback/{number}/{name}"
-                if isinstance(value, _Plain):
-                    arrays[place] = np.array("" if value is None else value)
-                elif name == "best_weights" and value is not None:
-                    arrays.update({f"{place}/{index}": np.asarray(weight) for index, weight in enumerate(value)})
-        return arrays
+        return {**arrays, **callback_state(self.callbacks)}
 
     def restore(self, state: State) -> None:
         """Go on from a state; :meth:`begin` comes before."""
@@ -215,14 +168,47 @@ class KerasLearner:
         )
         *numbers, gauss_next = state["random/python"].tolist()
         random.setstate((3, tuple(map(int, numbers)), None if np.isnan(gauss_next) else gauss_next))
-        for number, callback in enumerate(self._given):
-            prefix = f"callback/{number}/"
-            for name in [name for name in state if name.startswith(prefix) and name.count("/") == 2]:
-                value = state[name].item()
-                setattr(callback, name.removeprefix(prefix), None if isinstance(value, str) and not value else value)
-            if weights := [name for name in state if name.startswith(f"{prefix}best_weights/")]:
-                weights.sort(key=lambda name: int(name.rpartition("/")[2]))
-                callback.best_weights = [state[name] for name in weights]
+        restore_callbacks(self.callbacks, state)
+
+
+def dataset(examples: Examples, source: Callable[[], Iterable[Batch]], failures: list[MlaasSparkError]) -> Any:
+    """A ``tf.data.Dataset`` of examples; each of its iterators goes over the batches that ``source`` then gives.
+
+    Args:
+        examples: How batches become examples.
+        source: Called for each iterator; what it gives is closed at the end.
+        failures: Errors of the batches are put here: TensorFlow passes on their text alone.
+    """
+    import tensorflow as tf
+
+    _, encoded, _ = examples.one()
+    width, with_mask = examples.inputs.width, examples.inputs.kind != "matrix"
+    signature = [
+        tf.TensorSpec((None, width), tf.float32),
+        *([tf.TensorSpec((None, width), tf.uint8)] if with_mask else []),
+        tf.TensorSpec((None, *encoded.shape[1:]), tf.as_dtype(encoded.dtype)),
+        *([tf.TensorSpec((None,), tf.float32)] if examples.weighted else []),
+    ]
+
+    def arrays() -> Generator[tuple[Any, ...], None, None]:
+        batches: Any = source()
+        try:
+            with closing(batches):
+                for batch in batches:
+                    made = [batch.matrix, *([batch.mask] if with_mask else []), examples.encode(batch.label)]
+                    yield (*made, *([examples.weights(batch)] if examples.weighted else []))
+        except MlaasSparkError as error:
+            failures.append(error)
+            raise
+
+    made = dataset_of(arrays, signature)
+    if with_mask:
+
+        def inputs(matrix: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
+            return (examples.inputs.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
+
+        made = made.map(inputs)
+    return made.prefetch(PREFETCH)
 
 
 def as_numbers(logs: Mapping[str, Any]) -> dict[str, float]:

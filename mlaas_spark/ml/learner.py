@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from mlaas_spark.errors import ModelContractError
+from mlaas_spark.errors import MlaasSparkError, ModelContractError, reason
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -119,3 +121,125 @@ class Tally:
         """What :meth:`state` gave; ModelContractError if there is none."""
         events, loss, right = match(state, "tally", np.zeros(3)).tolist()
         return cls(int(events), loss, None if right < 0 else int(right))
+
+
+class LoopLearner(ABC):
+    """The frame of a :class:`Learner` whose library has no loop: batches, their count, callbacks by Keras' names.
+
+    To Keras' callbacks it is the model: they ask it for its weights, its learning rate, and to stop.
+
+    Args:
+        callbacks: Keras callbacks that ``ml.callbacks`` has found fit.
+    """
+
+    def __init__(self, callbacks: Sequence[Any] = ()) -> None:
+        self.callbacks = list(callbacks)
+        self.stop_training = False
+        self._tally = Tally()
+
+    # --- of a library
+
+    @abstractmethod
+    def _step(self, epoch: int, number: int, batch: Any) -> None:
+        """Learn from a batch, and count it in the tally of the pass."""
+
+    @abstractmethod
+    def _count(self, tally: Tally, batch: Batch) -> None:
+        """Count a batch without learning from it."""
+
+    @abstractmethod
+    def get_weights(self) -> list[npt.NDArray[Any]]:
+        """Copies of what it has learned."""
+
+    @abstractmethod
+    def set_weights(self, weights: Sequence[npt.NDArray[Any]]) -> None:
+        """Go back to what :meth:`get_weights` gave."""
+
+    @abstractmethod
+    def save_weights(self, filepath: str, *, overwrite: bool) -> None:
+        """Write what it has learned, for ModelCheckpoint."""
+
+    @property
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """Of its optimizer."""
+
+    @learning_rate.setter
+    @abstractmethod
+    def learning_rate(self, rate: float) -> None: ...
+
+    def _batches(self, source: Iterator[Batch], first: int, count: int) -> Iterator[tuple[int, Any]]:
+        """The batches ``first`` up to ``count`` with their numbers."""
+        return zip(range(first, count), source, strict=False)
+
+    def _without_learning(self) -> AbstractContextManager[Any]:
+        """While batches are judged."""
+        return nullcontext()
+
+    def _judged(self, tally: Tally) -> Tally:
+        """The tally of all batches that were judged, from that of those that were judged here."""
+        return tally
+
+    # --- for all of them
+
+    @property
+    def optimizer(self) -> Self:
+        """Where callbacks look for the learning rate."""
+        return self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has asked for no further epochs."""
+        return self.stop_training
+
+    def begin(self, epochs: int) -> None:
+        """Tell the callbacks."""
+        del epochs
+        self.stop_training = False
+        for callback in self.callbacks:
+            callback.set_model(self)
+            callback.on_train_begin()
+
+    def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
+        """Learn from the batches ``first`` up to ``count``; see :class:`Learner`."""
+        if not first:
+            self._tally = Tally()
+        for callback in self.callbacks:
+            callback.on_epoch_begin(epoch)
+        source: Any = batches
+        with closing(source):
+            for number, batch in self._batches(source, first, count):
+                with self._told(f"epoch {epoch}, batch {number}"):
+                    self._step(epoch, number, batch)
+                after(number, self._tally.logs)
+        return self._tally.logs
+
+    def judge(self, batches: Iterable[Batch]) -> Logs:
+        """Loss and accuracy of batches that it does not learn from."""
+        tally = Tally()
+        source: Any = batches
+        with closing(source), self._told("validation"), self._without_learning():
+            for batch in source:
+                self._count(tally, batch)
+            return self._judged(tally).logs
+
+    def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
+        """Tell the callbacks, which may add to the row: a learning rate."""
+        with self._told(f"a callback after epoch {epoch}"):
+            for callback in self.callbacks:
+                callback.on_epoch_end(epoch, row)
+
+    def end(self) -> None:
+        """Tell the callbacks, which may go back to the best weights."""
+        for callback in self.callbacks:
+            callback.on_train_end()
+
+    @contextmanager
+    def _told(self, where: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except MlaasSparkError:
+            raise
+        except Exception as error:  # whatever the library or the user's own model raises
+            msg = f"the model failed in {where}: {reason(error)}"
+            raise ModelContractError(msg) from error

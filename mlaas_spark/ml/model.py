@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 import sys
 import warnings
@@ -19,7 +20,7 @@ from mlaas_spark.errors import ModelContractError, reason
 from mlaas_spark.ml.archive import MAX_BYTES, MAX_RATIO, SMALL
 from mlaas_spark.ml.sklearn_learner import SklearnModel
 from mlaas_spark.ml.torch_learner import TorchModel
-from mlaas_spark.usercode import UserFile
+from mlaas_spark.usercode import UserFile, UserModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,7 +59,7 @@ _KNOWN_REMARKS = (
 
 
 def load_user_model(
-    path: str | Path | UserFile,
+    path: str | Path | UserFile | UserModule,
     inputs: InputLayout,
     config: TrainConfig | None = None,
     *,
@@ -71,7 +72,7 @@ def load_user_model(
     :class:`~mlaas_spark.ml.sklearn_learner.SklearnModel`.
 
     Args:
-        path: The user's Python file, or its text; it is run.
+        path: The user's Python file, or its text, which is run; or what running it gave.
         inputs: What events look like: its width, W, is given as ``idim``, or it is itself as ``layout``.
         config: The ``train`` section, given as ``config``.
         source_name: What to call the file in messages.
@@ -81,21 +82,14 @@ def load_user_model(
         ModelContractError: The file cannot be run, has no function ``model``, or gives something that cannot be
             trained on (n, W) and scored as (n, K).
     """
-    file = path if isinstance(path, UserFile) else UserFile.read(path, ModelContractError)
-    name = source_name or (file.path if isinstance(path, UserFile) else str(path))
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        msg = f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow"
-        raise ModelContractError(msg)
-    if seed is not None:
-        keras.utils.set_random_seed(seed)
+    module = run_model_file(path, seed)
+    file, function = module.file, module.function(_FUNCTION)
+    name = source_name or (str(path) if isinstance(path, str | os.PathLike) else file.path)
     with known_remarks():
-        try:
-            function = file.function(_FUNCTION, ModelContractError)
-        except ModelContractError as error:
-            msg = f"{error}{_spelling(str(error))}"
-            raise ModelContractError(msg) from error
+        if seed is not None:
+            keras.utils.set_random_seed(seed)  # once more: however much the file has drawn when, the model is the same
         arguments = (inputs, config or TrainConfig()) if _is_extended(function) else (inputs.width,)
         if inputs.kind != "matrix" and len(arguments) == 1:
             msg = (
@@ -122,6 +116,35 @@ def load_user_model(
             raise ModelContractError(msg)
         _warn_if_constant(model, inputs, outputs, name)
     return model
+
+
+def run_model_file(path: str | Path | UserFile | UserModule, seed: int | None = None) -> UserModule:
+    """Run the user's file, if that was not done yet: once for its model and its callbacks.
+
+    Args:
+        path: The file, its text, or what running it gave.
+        seed: Seeds Python, numpy and TensorFlow before.
+
+    Raises:
+        ModelContractError: It cannot be run, or has no function ``model``.
+    """
+    if isinstance(path, UserModule):
+        return path
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        msg = f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow"
+        raise ModelContractError(msg)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    with known_remarks():
+        try:
+            module = UserModule.of(path, ModelContractError)
+            module.function(_FUNCTION)
+        except ModelContractError as error:
+            msg = f"{error}{_spelling(str(error))}"
+            raise ModelContractError(msg) from error
+    return module
 
 
 def is_keras(model: Any) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import logging
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
+from mlaas_spark.ml.keras_learner import dataset
 from mlaas_spark.ml.model import graph_reason, known_remarks
 from mlaas_spark.ml.stream import Batch
 from mlaas_spark.ml.train import TRAIN, VALIDATION, History, Row, finite, refuse_nan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.keras_learner import KerasLearner
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import Progress
+
+
+_log = logging.getLogger("mlaas_spark")
 
 
 def has_own_fit(model: Any) -> bool:
@@ -49,7 +55,7 @@ def train(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, progr
         )
         where = "all chunks" if chunk is None else f"chunk {chunk}"
         with known_remarks():
-            new = _fit_arrays(learner.model, config, learner.examples.of(events), validation, where)
+            new = _fit_arrays(learner.model, config, learner.examples.of(events), validation, where, learner.callbacks)
         for row in new:
             if not finite(row):
                 refuse_nan(row, f"epoch {row['epoch']:g} of {where}", stream.transform, events.matrix)
@@ -68,6 +74,7 @@ def _fit_arrays(
     events: tuple[npt.NDArray[Any], ...],
     validation: tuple[npt.NDArray[Any], ...] | None,
     where: str,
+    callbacks: Sequence[Any],
 ) -> list[Row]:
     """History rows of one fit; the user's own ``fit`` may return anything."""
     x, y, *weight = events
@@ -78,9 +85,13 @@ def _fit_arrays(
         "verbose": config.verbose,
         **({"validation_data": validation} if validation else {}),
         **({"sample_weight": weight[0]} if weight else {}),
+        **({"callbacks": list(callbacks)} if callbacks else {}),
     }
+    taken = _accepted(model.fit, wanted)
+    if left := sorted({"sample_weight", "callbacks"} & wanted.keys() - taken.keys()):
+        _log.warning("fit of %s takes no %s: they are left out", type(model).__name__, " and no ".join(left))
     try:
-        result = model.fit(x, y, **_accepted(model.fit, wanted))
+        result = model.fit(x, y, **taken)
         history = getattr(result, "history", None)
         if isinstance(history, dict) and history.get("loss"):
             return [
@@ -106,6 +117,17 @@ def _accepted(function: Callable[..., Any], wanted: dict[str, Any]) -> dict[str,
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
+def _dataset(
+    learner: KerasLearner, stream: ChunkStream, split: str, seed: int | None, failures: list[MlaasSparkError]
+) -> Any:
+    """The examples of a split as a ``tf.data.Dataset`` of known length, whose every iterator is the next epoch."""
+    import tensorflow as tf
+
+    epochs = itertools.count()
+    made = dataset(learner.examples, lambda: stream.batches(split, seed=seed, epoch=next(epochs)), failures)
+    return made.apply(tf.data.experimental.assert_cardinality(stream.steps(split)))
+
+
 def _on_stream(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, progress: Progress) -> History:
     """One call with a data set whose every iteration is the next epoch."""
     import keras
@@ -124,13 +146,11 @@ def _on_stream(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, 
         "epochs": config.epochs,
         "verbose": config.verbose,
         "shuffle": False,  # the stream has its own order; Keras cannot shuffle it
-        "callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
+        "callbacks": [*learner.callbacks, keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
     }
-    encode = learner.examples.encode
     if stream.events(VALIDATION):
-        arguments["validation_data"] = stream.dataset(VALIDATION, targets=encode, failures=failures)
-    seed = config.seed if config.shuffle else None
-    events = stream.dataset(TRAIN, seed=seed, targets=encode, failures=failures)
+        arguments["validation_data"] = _dataset(learner, stream, VALIDATION, None, failures)
+    events = _dataset(learner, stream, TRAIN, config.seed if config.shuffle else None, failures)
     try:
         inspect.signature(model.fit).bind(events, **arguments)
     except TypeError as error:

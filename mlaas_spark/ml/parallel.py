@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import storage
 from mlaas_spark.errors import ModelContractError, UnreadableInputError, UnwritableOutputError
-from mlaas_spark.ml.fit import checked_examples
-from mlaas_spark.ml.keras_learner import KerasLearner
+from mlaas_spark.ml.fit import checked_examples, learner_of
 from mlaas_spark.ml.parallel_learner import check_parallel
 from mlaas_spark.ml.train import History, nobody_looks
 from mlaas_spark.ml.worker import END, FILES, ROWS, START, Job, Launch, packed, unpacked
@@ -57,7 +56,7 @@ def fit(
     With the same shards it learns from the same batches as by :func:`mlaas_spark.ml.fit.fit`.
 
     Args:
-        model: A compiled Keras model, that of ``file``; the workers begin with its weights.
+        model: A compiled Keras model or one of torch, that of ``file``; the workers begin with its weights.
         stream: The chunks, in as many shards as the config says; all workers can read its folder, worker 0 write there.
         config: How.
         file: The user's file, which makes the model on the workers.
@@ -75,7 +74,7 @@ def fit(
 
     check_parallel(model)
     examples = checked_examples(model, stream, config)
-    learner = KerasLearner(model, examples)
+    learner = learner_of(model, examples, stream, config)
     keras.utils.set_random_seed(config.seed)
     learner.begin(0)
     with _folder(stream.folder) as folder, _kept(keeper):
@@ -92,7 +91,7 @@ def fit(
         msg = f"the weights in {folder} are not those that worker 0 has written: its disk is not the driver's"
         raise ModelContractError(msg)
     learner.restore(unpacked(content))
-    return History(tuple(answer["rows"]))
+    return History(tuple(answer["rows"]), examples.totals)
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlaas_spark.errors import ModelContractError
+from mlaas_spark.ml import gloo
 from mlaas_spark.ml.keras_learner import KerasLearner, as_numbers
+from mlaas_spark.ml.torch_learner import TorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,25 +157,12 @@ class ParallelLearner(KerasLearner):
         """As the base; all workers stop if one is told to, and have equal weights."""
         super().end_epoch(epoch, row)
         self.model.stop_training = bool(self.group.total(np.array([float(self.stopped)]))[0])
-        self._check_equal(f"epoch {epoch}")
+        self.group.check_equal(self.model.weights, f"epoch {epoch}")
 
     def end(self) -> None:
         """As the base; the workers have equal weights."""
         super().end()
-        self._check_equal("the training")
-
-    def _check_equal(self, what: str) -> None:
-        digest = hashlib.sha256()
-        for variable in self.model.weights:
-            digest.update(np.ascontiguousarray(variable).tobytes())
-        digests = self.group.gather(digest.hexdigest())
-        differ = [name for name, found in zip(self.group.names, digests, strict=True) if found != digests[0]]
-        if differ:
-            msg = (
-                f"after {what} the weights of {', '.join(differ)} differ from those of {self.group.names[0]}: train on "
-                "executors of one kind of CPU and one environment, and let callbacks change weights alike on all"
-            )
-            raise ModelContractError(msg)
+        self.group.check_equal(self.model.weights, "the training")
 
 
 @contextmanager
@@ -197,13 +185,20 @@ def check_parallel(model: Any) -> None:
     """The model can be trained by several workers.
 
     Raises:
-        ModelContractError: It is none of Keras, has a ``fit`` of its own, or a loss that is no mean over a batch.
+        ModelContractError: It is one of scikit-learn, or of a torch without gloo; it has a ``fit`` of its own, or a
+            loss that is no mean over a batch.
     """
     from mlaas_spark.ml.model import is_keras
     from mlaas_spark.ml.own_fit import has_own_fit
 
+    if isinstance(model, TorchModel):
+        gloo.check_available()
+        return
     if not is_keras(model):
-        msg = f"the model of {model.name} is one of {model.library}, workers train Keras models: set train.workers to 1"
+        msg = (
+            f"the model of {model.name} is one of {model.library}, workers train models of Keras and torch: set "
+            "train.workers to 1"
+        )
         raise ModelContractError(msg)
     if has_own_fit(model):
         msg = (

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mlaas_spark.errors import MlaasSparkError, ModelContractError, reason
+from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml import packed
-from mlaas_spark.ml.learner import Tally, match
+from mlaas_spark.ml.called import callback_state, restore_callbacks, write_npz
+from mlaas_spark.ml.learner import LoopLearner, Tally, match
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     import numpy.typing as npt
 
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.learner import AfterBatch, Logs, State
+    from mlaas_spark.ml.learner import State
     from mlaas_spark.ml.stream import Batch
 
 _TINY = 1e-7  # the nearest to 0 and 1 that a probability counts as, as in Keras
@@ -82,6 +83,24 @@ class SklearnModel:
         """Whether its ``partial_fit`` takes a weight for each event."""
         return "sample_weight" in inspect.signature(self.estimator.partial_fit).parameters
 
+    @property
+    def eta0(self) -> float:
+        """The learning rate that the next batch begins with.
+
+        Raises:
+            ModelContractError: It has none that could be changed on the way.
+        """
+        schedule = getattr(self.estimator, "learning_rate", None)
+        rate = getattr(self.estimator, "eta0", None)
+        if isinstance(rate, int | float) and schedule in {None, "constant", "invscaling"}:
+            return float(rate)
+        kind = type(self.estimator).__name__
+        msg = (
+            f"{kind} of {self.name} has no learning rate that a callback can lower: SGDClassifier and SGDRegressor "
+            'with learning_rate="constant" or "invscaling" and Perceptron have, by eta0'
+        )
+        raise ModelContractError(msg)
+
     def scores(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Scores of events, shape (n, K), of an estimator that has learned.
 
@@ -115,7 +134,7 @@ class SklearnModel:
         return found
 
 
-class SklearnLearner:
+class SklearnLearner(LoopLearner):
     """Implements :class:`mlaas_spark.ml.learner.Learner` for an estimator with ``partial_fit``.
 
     The loss of a batch is that before the estimator learned from it, as Keras says it; of the very first, before which
@@ -126,54 +145,56 @@ class SklearnLearner:
         model: The estimator.
         examples: What it learns from.
         classes: All classes of the labels, in order; () for a regressor.
+        callbacks: Keras callbacks.
     """
 
-    def __init__(self, model: SklearnModel, examples: Examples, classes: Sequence[int]) -> None:
+    def __init__(
+        self, model: SklearnModel, examples: Examples, classes: Sequence[int], callbacks: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(callbacks)
         self.model, self.examples = model, examples
         self._classes = np.array(classes, np.int64)
-        self._tally = Tally()
         self._began = hasattr(model.estimator, "n_features_in_")
 
+    def _step(self, epoch: int, number: int, batch: Batch) -> None:
+        del epoch, number
+        x, y, weights = self._example(batch)
+        if self._began:
+            self._add(self._tally, x, y, weights)
+        learned = self._partial_fit(x, y, weights)
+        if learned and not self._began:
+            self._add(self._tally, x, y, weights)
+        self._began = self._began or learned
+
+    def _count(self, tally: Tally, batch: Batch) -> None:
+        self._add(tally, *self._example(batch))
+
+    # --- for callbacks
+
+    def get_weights(self) -> list[npt.NDArray[Any]]:
+        """All of the estimator, which is what it is at a batch, as arrays."""
+        state = self._packed()
+        return [state[name] for name in sorted(state)]
+
+    def set_weights(self, weights: Sequence[npt.NDArray[Any]]) -> None:
+        """Go back to what :meth:`get_weights` gave."""
+        packed.unpack(dict(zip(sorted(self._packed()), weights, strict=True)), "model", self.model.estimator)
+
+    def save_weights(self, filepath: str, *, overwrite: bool) -> None:
+        """Write what it has learned by scikit-learn's names; see ``ml.callbacks``."""
+        del overwrite
+        write_npz(filepath, self.model.arrays())
+
     @property
-    def stopped(self) -> bool:
-        """Never: scikit-learn's own early stopping is not for ``partial_fit``."""
-        return False
+    def learning_rate(self) -> float:
+        """``eta0``; ModelContractError of an estimator that has none."""
+        return float(self.model.eta0)
 
-    def begin(self, epochs: int) -> None:
-        """There is nothing to make ready."""
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.model.estimator.eta0 = rate
 
-    def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
-        """Learn from the batches ``first`` up to ``count``; see :class:`~mlaas_spark.ml.learner.Learner`."""
-        if not first:
-            self._tally = Tally()
-        source: Any = batches
-        with closing(source):
-            for number, batch in zip(range(first, count), source, strict=False):
-                x, y, weights = self._example(batch)
-                with self._told(f"epoch {epoch}, batch {number}"):
-                    if self._began:
-                        self._add(self._tally, x, y, weights)
-                    learned = self._partial_fit(x, y, weights)
-                    if learned and not self._began:
-                        self._add(self._tally, x, y, weights)
-                self._began = self._began or learned
-                after(number, self._tally.logs)
-        return self._tally.logs
-
-    def judge(self, batches: Iterable[Batch]) -> Logs:
-        """Loss and accuracy of batches that it does not learn from."""
-        tally = Tally()
-        source: Any = batches
-        with closing(source), self._told("validation"):
-            for batch in source:
-                self._add(tally, *self._example(batch))
-        return tally.logs
-
-    def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
-        """Nobody is told."""
-
-    def end(self) -> None:
-        """Nobody is told."""
+    # --- examples and losses
 
     def _example(self, batch: Batch) -> tuple[Any, Any, Any]:
         x, y, *weights = self.examples.of(batch)
@@ -197,22 +218,20 @@ class SklearnLearner:
 
     @contextmanager
     def _told(self, where: str) -> Generator[None, None, None]:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", _KNOWN_REMARK, UserWarning)
-                yield
-        except MlaasSparkError:
-            raise
-        except Exception as error:  # whatever an estimator raises, the user's own too
-            msg = f"the model failed in {where}: {reason(error)}"
-            raise ModelContractError(msg) from error
+        with super()._told(where), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _KNOWN_REMARK, UserWarning)
+            yield
 
     # --- state
 
     def state(self) -> State:
         """All numbers of the estimator and its parts, the metrics so far, the random generators."""
-        learned = packed.pack(self.model.estimator, "model", _is_part) if self._began else {}
-        return {**learned, **self._tally.state(), **packed.generators(), "began": np.array(self._began)}
+        learned = self._packed() if self._began else {}
+        counted = {**self._tally.state(), **callback_state(self.callbacks)}
+        return {**learned, **counted, **packed.generators(), "began": np.array(self._began)}
+
+    def _packed(self) -> State:
+        return packed.pack(self.model.estimator, "model", _is_part)
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
@@ -226,6 +245,7 @@ class SklearnLearner:
         self._began = began
         self._tally = Tally.of(state)
         packed.restore_generators(state)
+        restore_callbacks(self.callbacks, state)
 
     def _make_parts(self) -> None:
         """Let the estimator make the objects that a state does not hold: losses, optimizers."""

@@ -262,7 +262,6 @@ class ChunkStream:
         split: str,
         *,
         seed: int | None = None,
-        targets: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]] = np.asarray,
         failures: list[MlaasSparkError] | None = None,
     ) -> Any:
         """A ``tf.data.Dataset`` of (x, y) batches, or (x, y, weight) if the chunks have weights.
@@ -270,33 +269,30 @@ class ChunkStream:
         Args:
             split: ``train``, ``validation`` or ``test``.
             seed: As in :meth:`batches`; each new iterator of the data set is the next epoch.
-            targets: What the model wants of labels.
             failures: Errors of the stream are put here: TensorFlow passes on their text alone.
         """
         import tensorflow as tf
 
-        epochs = itertools.count()
+        epochs, targets = itertools.count(), len(self.manifest.targets)
 
         def one_epoch() -> Iterator[tuple[npt.NDArray[Any], ...]]:
             try:
                 with closing(self.batches(split, seed=seed, epoch=next(epochs))) as batches:
                     for batch in batches:
-                        pair = (batch.matrix, targets(batch.label))
+                        pair = (batch.matrix, batch.label)
                         yield (*pair, batch.weight) if self.weighted else pair
             except MlaasSparkError as error:
                 if failures is not None:
                     failures.append(error)
                 raise
 
-        example = targets(np.zeros(1, np.float32))
         signature = [
             tf.TensorSpec((None, self.width), tf.float32),
-            tf.TensorSpec((None, *example.shape[1:]), tf.as_dtype(example.dtype)),
+            tf.TensorSpec((None, targets) if targets > 1 else (None,), tf.float32),
             tf.TensorSpec((None,), tf.float32),
         ]
-        length = math.ceil(self.events(split) / self.batch_size)
         dataset = dataset_of(one_epoch, signature[: 3 if self.weighted else 2])
-        return dataset.apply(tf.data.experimental.assert_cardinality(length)).prefetch(PREFETCH)
+        return dataset.apply(tf.data.experimental.assert_cardinality(self.steps(split))).prefetch(PREFETCH)
 
     def _events(
         self, paths: list[str], numbers: list[int], span: tuple[int, int], shuffle: tuple[int, int] | None

@@ -5,25 +5,26 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mlaas_spark.errors import MlaasSparkError, ModelContractError, hint, reason
+from mlaas_spark.errors import ModelContractError, hint, reason
 from mlaas_spark.ml import packed
-from mlaas_spark.ml.learner import Tally, match
+from mlaas_spark.ml.called import callback_state, restore_callbacks, write_npz
+from mlaas_spark.ml.learner import LoopLearner, Tally, match
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     import numpy.typing as npt
 
     from mlaas_spark.config import TrainConfig
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.learner import AfterBatch, Logs, State
+    from mlaas_spark.ml.learner import State
     from mlaas_spark.ml.stream import Batch
 
 _SCORED = 4096  # events at a time
@@ -247,7 +248,7 @@ def _set_learning_rate(optimizer: Any, rate: float | Mapping[str, Any] | None) -
         group["lr"] = rate
 
 
-class TorchLearner:
+class TorchLearner(LoopLearner):
     """Implements :class:`mlaas_spark.ml.learner.Learner` for a torch module.
 
     The loss is the mean of the events' losses, each times its weight, as in Keras.
@@ -256,70 +257,84 @@ class TorchLearner:
         model: The module, its loss and optimizer.
         examples: What it learns from.
         classes: Whether it learns classes, whose accuracy is reported.
+        callbacks: Keras callbacks.
     """
 
-    def __init__(self, model: TorchModel, examples: Examples, *, classes: bool) -> None:
+    def __init__(self, model: TorchModel, examples: Examples, *, classes: bool, callbacks: Sequence[Any] = ()) -> None:
+        super().__init__(callbacks)
         self.model, self.examples = model, examples
         self._classes = classes
-        self._tally = Tally()
 
-    @property
-    def stopped(self) -> bool:
-        """Never."""
-        return False
+    def _batches(self, source: Iterator[Batch], first: int, count: int) -> Iterator[tuple[int, Any]]:
+        self.model.module.train()
+        return super()._batches(source, first, count)
 
-    def begin(self, epochs: int) -> None:
-        """There is nothing to make ready."""
+    def _step(self, epoch: int, number: int, batch: Batch) -> None:
+        del epoch, number
+        x, y, weights = self._example(batch)
+        optimizer = self.model.optimizer
 
-    def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
-        """Learn from the batches ``first`` up to ``count``; see :class:`~mlaas_spark.ml.learner.Learner`."""
-        if not first:
-            self._tally = Tally()
-        module, optimizer = self.model.module, self.model.optimizer
-        module.train()
-        source: Any = batches
-        with closing(source):
-            for number, batch in zip(range(first, count), source, strict=False):
-                x, y, weights = self._example(batch)
+        def loss() -> Any:
+            optimizer.zero_grad()
+            mean, _, _ = self._losses(self.model.module(x), y, weights)
+            mean.backward()
+            return mean
 
-                def loss(x: Any = x, y: Any = y, weights: Any = weights) -> Any:
-                    optimizer.zero_grad()
-                    mean, _, _ = self._losses(x, y, weights)
-                    mean.backward()
-                    return mean
+        optimizer.zero_grad()
+        mean, losses, right = self._losses(self.model.module(x), y, weights)
+        mean.backward()
+        self._tally.add(losses, right, None if weights is None else weights.numpy())
+        step(optimizer, loss)
 
-                with self._told(f"epoch {epoch}, batch {number}"):
-                    optimizer.zero_grad()
-                    mean, losses, right = self._losses(x, y, weights)
-                    mean.backward()
-                    self._tally.add(losses, right, None if weights is None else weights.numpy())
-                    if _needs_loss(optimizer):
-                        optimizer.step(loss)
-                    else:
-                        optimizer.step()
-                after(number, self._tally.logs)
-        return self._tally.logs
+    def _count(self, tally: Tally, batch: Batch) -> None:
+        x, y, weights = self._example(batch)
+        _, losses, right = self._losses(self.model.module(x), y, weights)
+        tally.add(losses, right, None if weights is None else weights.numpy())
 
-    def judge(self, batches: Iterable[Batch]) -> Logs:
-        """Loss and accuracy of batches that it does not learn from."""
+    @contextmanager
+    def _without_learning(self) -> Generator[None, None, None]:
         import torch
 
-        tally = Tally()
         self.model.module.eval()
-        source: Any = batches
-        with closing(source), self._told("validation"), torch.no_grad():
-            for batch in source:
-                x, y, weights = self._example(batch)
-                _, losses, right = self._losses(x, y, weights)
-                tally.add(losses, right, None if weights is None else weights.numpy())
-        return tally.logs
-
-    def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
-        """Nobody is told."""
+        with torch.no_grad():
+            yield
 
     def end(self) -> None:
-        """Of use without learning from here on."""
+        """As the base; of use without learning from here on."""
+        super().end()
         self.model.module.eval()
+
+    # --- for callbacks
+
+    def get_weights(self) -> list[npt.NDArray[Any]]:
+        """Copies of parameters and buffers."""
+        return [tensor.detach().numpy().copy() for tensor in self._tensors().values()]
+
+    def set_weights(self, weights: Sequence[npt.NDArray[Any]]) -> None:
+        """Go back to what :meth:`get_weights` gave."""
+        import torch
+
+        with torch.no_grad():
+            for tensor, array in zip(self._tensors().values(), weights, strict=True):
+                tensor.copy_(torch.from_numpy(array.copy()))
+
+    def save_weights(self, filepath: str, *, overwrite: bool) -> None:
+        """Write the ``state_dict``; see ``ml.callbacks``."""
+        del overwrite
+        write_npz(filepath, self.model.arrays())
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer's first group."""
+        return float(self.model.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        before = self.learning_rate
+        for group in self.model.optimizer.param_groups:  # those with a rate of their own keep their ratio
+            group["lr"] = group["lr"] * rate / before
+
+    # --- examples and losses
 
     def _example(self, batch: Batch) -> tuple[Any, Any, Any]:
         """Inputs, targets and weights as tensors; targets of one output have shape (n, 1), as the scores."""
@@ -327,9 +342,8 @@ class TorchLearner:
         y = y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y.astype(np.float32).reshape(len(y), -1)
         return tensors(x), tensors(y), tensors(weights[0]) if weights else None
 
-    def _losses(self, x: Any, y: Any, weights: Any) -> tuple[Any, npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-        """The loss to go down, and of each event its loss and whether its class is right."""
-        outputs = self.model.module(x)
+    def _losses(self, outputs: Any, y: Any, weights: Any) -> tuple[Any, npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+        """The loss to go down, and of each event its loss and whether its class is right, from what the module gave."""
         losses = self.model.losses(outputs, y)
         if losses.ndim == 0:
             if weights is not None:
@@ -350,16 +364,6 @@ class TorchLearner:
             right = (scores[:, 0] > 0.5 if scores.shape[1] == 1 else scores.argmax(axis=1)) == labels
         return mean, losses.detach().numpy(), right
 
-    @contextmanager
-    def _told(self, where: str) -> Generator[None, None, None]:
-        try:
-            yield
-        except MlaasSparkError:
-            raise
-        except Exception as error:  # whatever the user's own module raises
-            msg = f"the model failed in {where}: {reason(error)}"
-            raise ModelContractError(msg) from error
-
     # --- state
 
     def _tensors(self) -> dict[str, Any]:
@@ -376,6 +380,7 @@ class TorchLearner:
             **packed.pack(self.model.optimizer.state_dict(), "optimizer"),
             **packed.generators(),
             **self._tally.state(),
+            **callback_state(self.callbacks),
             "random/torch": torch.get_rng_state().numpy().copy(),
         }
 
@@ -396,10 +401,14 @@ class TorchLearner:
         with self._told("restoring the optimizer"):
             self.model.optimizer.load_state_dict(optimizer)
         packed.restore_generators(state)
+        restore_callbacks(self.callbacks, state)
         torch.set_rng_state(torch.from_numpy(match(state, "random/torch", torch.get_rng_state().numpy()).copy()))
 
 
-def _needs_loss(optimizer: Any) -> bool:
-    """Whether a step asks for the loss again, as that of LBFGS."""
+def step(optimizer: Any, loss: Callable[[], Any]) -> None:
+    """Let an optimizer make its step; one as LBFGS asks for the loss, and new gradients, again."""
     parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        optimizer.step(loss)
+    else:
+        optimizer.step()

@@ -39,7 +39,7 @@ def log_run(
     metrics: Mapping[str, Any],
     files: Iterable[Path] = (),
 ) -> str:
-    """Write a run with its parameters, the metrics of each pass, the metrics of the test, and files; the run's id.
+    """Write a run with its parameters, the metrics of each pass, the metrics of the test, files, folders; the run's id.
 
     Raises:
         ConfigError: The store does not take it.
@@ -59,7 +59,10 @@ def log_run(
             if isinstance(value, int | float) and not isinstance(value, bool):
                 client.log_metric(run, f"test_{key}", float(value))
         for path in files:
-            client.log_artifact(run, str(path))
+            if path.is_dir():
+                client.log_artifacts(run, str(path), artifact_path=path.name)
+            else:
+                client.log_artifact(run, str(path))
         client.set_terminated(run)
     except (MlflowException, OSError) as error:
         msg = f"MLflow does not take the run {name}: {reason(error)}"

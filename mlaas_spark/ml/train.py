@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.learner import Learner, Logs
     from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.ml.weights import ClassTotals
     from mlaas_spark.transform import FeatureTransform
 
 TRAIN, VALIDATION = "train", "validation"
@@ -39,9 +40,11 @@ class History:
     Attributes:
         rows: One for each epoch (of each chunk, numbers from 0): chunk, epoch, loss and the model's metrics, those of
             the validation split with ``val_`` before their name. No chunk is given where an epoch covers all.
+        weights: Totals of the weights of the training events, by label, and of all; {} where they have none.
     """
 
     rows: tuple[Row, ...]
+    weights: Mapping[str, ClassTotals] = field(default_factory=dict)
 
     def to_csv(self) -> str:
         """As CSV with a header; a metric that a row lacks is empty."""
@@ -126,7 +129,7 @@ def train(
             if not finite(logs):
                 refuse_nan(logs, f"{turns[turn].name}, batch {batch}", stream.transform, _matrix(stream, order, batch))
             if keeper and keeper.due(step):
-                keeper.keep(Position(turn, batch + 1, step), tuple(rows), learner.state())
+                _keep(keeper, Position(turn, batch + 1, step), rows, learner)
 
         row = dict(
             learner.learn(turn, stream.batches(TRAIN, start=first, **order), first, count, after)  # type: ignore[arg-type]
@@ -142,9 +145,17 @@ def train(
         if learner.stopped:
             break
         if keeper and keeper.due(step):
-            keeper.keep(Position(turn + 1, 0, step), tuple(rows), learner.state())
+            _keep(keeper, Position(turn + 1, 0, step), rows, learner)
     learner.end()
     return History(tuple(rows))
+
+
+def _keep(keeper: Keeper, position: Position, rows: list[Row], learner: Learner) -> None:
+    """Write a checkpoint; not over one that is good if weights are no numbers any more, which the next batch shows."""
+    state = learner.state()
+    weights = (array for name, array in state.items() if name.startswith("model/") and array.dtype.kind == "f")
+    if not any(np.isnan(array).any() for array in weights):
+        keeper.keep(position, tuple(rows), state)
 
 
 def refuse_nan(row: Logs, where: str, transform: FeatureTransform, matrix: npt.NDArray[np.float32]) -> None:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClassTotals:
-    """Events of a label: how many, the sum of their weights, and what of it is negative."""
+    """Events of a label: how many, the sum of their weights, what of it is negative, and of how many events."""
 
     events: int
     weight: float
     negative: float = 0.0
+    negatives: int = 0
 
 
 def totals(parts: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> dict[float, ClassTotals]:
@@ -37,8 +38,29 @@ def totals(parts: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32
                 before.events + len(of_label),
                 before.weight + float(of_label.sum()),
                 before.negative + float(of_label[of_label < 0].sum()),
+                before.negatives + int(np.count_nonzero(of_label < 0)),
             )
     return dict(sorted(found.items()))
+
+
+def added(found: Mapping[float, ClassTotals]) -> ClassTotals:
+    """The totals of all labels together."""
+    parts = list(found.values())
+    return ClassTotals(
+        sum(of.events for of in parts),
+        sum(of.weight for of in parts),
+        sum(of.negative for of in parts),
+        sum(of.negatives for of in parts),
+    )
+
+
+def shown(found: Mapping[str, ClassTotals]) -> str:
+    """Totals as a line: of each label by its name, what is negative last."""
+    return "; ".join(
+        f"{name}: {of.weight:.6g} of {of.events:,} events"
+        + (f", {of.negatives:,} of them negative, {of.negative:.6g}" if of.negatives else "")
+        for name, of in found.items()
+    )
 
 
 def check(found: Mapping[float, ClassTotals], where: str) -> None:

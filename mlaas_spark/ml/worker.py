@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -157,6 +158,7 @@ class Launch:
                     "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
                     "PYTHONSAFEPATH": "1",  # else -m imports modules of the current folder first
                     "TF_NUM_INTRAOP_THREADS": str(member.cpus),
+                    "OMP_NUM_THREADS": str(member.cpus),  # of torch
                 },
             )
             with process:
@@ -243,7 +245,7 @@ def main() -> None:
         else:
             address = (about["hosts"][0], met["port"])
             group = Group.member(rank, address, met["key"].encode(), names, patience)
-        result = work(Job.from_json(about["job"]), group)
+        result = work(Job.from_json(about["job"]), group, about["hosts"])
     except MlaasSparkError as error:
         if group:
             group.fail(error)
@@ -274,20 +276,23 @@ def _end_with_the_task() -> None:
     os._exit(1)
 
 
-def work(job: Job, group: Group) -> dict[str, Any]:
-    """Train; what worker 0 gives back: the history and the digest of the state that it has written.
+def work(job: Job, group: Group, hosts: list[str]) -> dict[str, Any]:
+    """Train on these machines; what worker 0 gives back: the history and the digest of the state that it has written.
 
     Raises:
         MlaasSparkError: One of its kinds, for all that can end a training.
     """
     import keras
 
-    from mlaas_spark.ml.callbacks import of_config, of_file, set_learning_rate
+    from mlaas_spark.ml import gloo
+    from mlaas_spark.ml.callbacks import of_training, set_learning_rate
     from mlaas_spark.ml.fit import examples_of
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import load_user_model
+    from mlaas_spark.ml.model import load_user_model, run_model_file
     from mlaas_spark.ml.parallel_learner import ParallelLearner
+    from mlaas_spark.ml.parallel_torch_learner import ParallelTorchLearner
     from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.ml.torch_learner import TorchModel
     from mlaas_spark.ml.train import nobody_looks, train
 
     name, first = group.names[group.rank], group.rank == 0
@@ -304,17 +309,25 @@ def work(job: Job, group: Group) -> dict[str, Any]:
     transform = FeatureTransform.from_json(job.transform)
     opened = ChunkStream.open(job.chunks, transform, config.batch_size, config.threads, config.dealt)
     stream = opened.of_worker(group.rank, group.size)
-    file = UserFile(job.path, job.source)
+    file = run_model_file(UserFile(job.path, job.source), config.seed)
     model = load_user_model(file, InputLayout.of(transform, config.inputs), config, seed=config.seed)
     set_learning_rate(model, config)
     keeper = _keeper(job, config, name) if first else _follower(job, config, name)
     start = unpacked(storage.read_bytes(storage.join(job.folder, START)))
-    with tempfile.TemporaryDirectory() as written:
+    with tempfile.TemporaryDirectory() as written, ExitStack() as meanwhile:
         # of all workers' callbacks those of the first write for the user: beside its checkpoints, if these are near
         near = storage.local_path(job.checkpoints) if first and job.checkpoints else None
-        called = [*of_config(config.callbacks, near / "files" if near else Path(written)), *of_file(file)]
+        called = of_training(model, config.callbacks, near / "files" if near else Path(written), file)
         examples = examples_of(model, stream, config, dict(job.factors))
-        learner = ParallelLearner(model, examples, group, start, called)
+        learner: ParallelLearner | ParallelTorchLearner
+        if isinstance(model, TorchModel):
+            meanwhile.enter_context(gloo.joined(group, hosts))
+            classes = not stream.manifest.targets
+            learner = ParallelTorchLearner(
+                model, examples, group, start, config.seed, classes=classes, callbacks=called
+            )
+        else:
+            learner = ParallelLearner(model, examples, group, start, called)
         keras.utils.set_random_seed(config.seed)
         tell = partial(_tell, storage.join(job.folder, ROWS), []) if first else nobody_looks
         history = train(learner, stream, config, tell, keeper)

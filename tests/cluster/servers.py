@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_REPOSITORY = Path(__file__).parents[2]
 _CACHE = Path.home() / ".cache" / "mlaas_spark_tests"
 _START_S = 120
 _LIVE = re.compile("service enabled|changed to active")  # what a redirector says when it knows its servers
@@ -264,6 +266,63 @@ def install(program: str, package: str) -> None:
         subprocess.run(  # noqa: S603 - the command is ours
             command, check=True, env=environment, capture_output=True, stdin=subprocess.DEVNULL
         )
+
+
+def debian_torch() -> dict[str, str]:
+    """What the environment of a process needs to import Debian's torch, unpacked once into build/; or skip the test.
+
+    PyPI's torch is that for CUDA, of gigabytes. Nothing is installed: its modules are linked into a folder for
+    PYTHONPATH, and its libraries, of which some have namesakes in other wheels, are found by that process alone.
+    """
+    home = _REPOSITORY / "build" / "torch"
+    if not (home / "modules").is_dir():
+        if os.geteuid() or not all(map(shutil.which, ("apt-get", "dpkg"))):
+            pytest.skip("torch is missing, and only root can fetch python3-torch with apt-get")
+        home.parent.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=home.parent) as unfinished:
+            _unpack_torch(Path(unfinished, "torch"))
+            Path(unfinished, "torch").rename(home)
+    libraries = [home / "root" / place for place in _LIBRARIES]
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(home / "modules"), os.environ.get("PYTHONPATH")])),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+    }
+
+
+_TORCH = ("torch", "torchgen", "functorch", "astunparse")
+_LIBRARIES = (
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu/blas",  # linked to from the folder above where packages are installed
+    "usr/lib/x86_64-linux-gnu/lapack",
+    "usr/lib",
+    "lib/x86_64-linux-gnu",
+)
+_NOT_NEEDED = re.compile("python3-(?!torch|astunparse)|libtorch-test|.*-(data|common)_")
+
+
+def _unpack_torch(folder: Path) -> None:
+    """Unpack python3-torch, and of what it needs what this machine has not installed."""
+    archives, root, modules = folder / "archives", folder / "root", folder / "modules"
+    (archives / "partial").mkdir(parents=True)
+    fetch = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "--download-only", "python3-torch"]
+    options = [f"-oDir::Cache::archives={archives}", "-oAPT::Sandbox::User=root"]
+    for command in (["apt-get", "update", "-q"], [*fetch, *options]):
+        subprocess.run(  # noqa: S603 - the command is ours
+            command, check=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+    for package in sorted(archives.glob("*.deb")):
+        if not _NOT_NEEDED.match(package.name):
+            subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)  # noqa: S603, S607 - Debian's own
+    shutil.rmtree(archives)
+    places = [root / "usr/lib/python3/dist-packages", Path("/usr/lib/python3/dist-packages")]
+    modules.mkdir()
+    for name in _TORCH:
+        (found,) = [place / name for place in places if (place / name).is_dir()][:1]
+        target = found if found.is_relative_to("/usr") else Path("..", found.relative_to(folder))
+        (modules / name).symlink_to(target)
+    made_for = sysconfig.get_config_var("SOABI")
+    if not list((modules / "torch").glob(f"_C.{made_for}.so")):
+        pytest.skip(f"Debian's torch is not for this Python, {made_for}")
 
 
 def _hadoop_jars() -> list[Path]:

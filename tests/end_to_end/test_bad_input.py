@@ -154,6 +154,14 @@ CASES = {
         model_of("def modle(idim):\n    return None\n"), 5, r"bad_model\.py has no function 'model'; nearest: modle"
     ),
     "model file that is no Python": Case(model_of("def model(idim:\n"), 5, r"bad_model\.py, line 1"),
+    "model file that raises": Case(
+        model_of("import keras\nraise OSError('no licence')\n"), 5, r"bad_model\.py, line 2: OSError: no licence"
+    ),
+    "model that raises": Case(
+        model_of("def model(idim):\n    return {}['mine']\n"),
+        5,
+        r"model\(\d+\) failed: .*bad_model\.py, line 2: KeyError: 'mine'",
+    ),
     "model whose input does not fit": Case(
         model_of(
             KERAS + "def model(idim):\n"
@@ -179,6 +187,11 @@ CASES = {
         lambda p: ["--files", f"{p.good},{p.sample / 'signal_1.root'}", "--labels", "1,1", "--model", str(p.model)],
         4,
         r"only one class in training",
+    ),
+    "weights that are no numbers": Case(
+        lambda p: labelled(p, p.good, "--set", "input.weight=nMuon / 0"),
+        2,
+        r"weight 'nMuon / 0' is missing or infinite for 600 events",
     ),
     "specs file missing": Case(
         lambda p: labelled(p, p.good, "--specs", "absent.json"), 4, r"no such specs file: absent\.json"
@@ -206,6 +219,44 @@ def test_train_says_what_is_wrong_and_leaves_nothing(
     assert "Traceback" not in outcome.err + outcome.out
     assert not (tmp_path / "out").exists(), sorted((tmp_path / "out").rglob("*"))
     assert digests(sample) == before
+
+
+LOST = KERAS + (
+    "import keras\ndef model(idim):\n    m = Sequential([layers.Input((idim,)), layers.Dense(1)])\n"
+    "    m.compile(keras.optimizers.SGD(1e38), 'mse')\n    return m\n"
+)
+
+LATER = {
+    "labels outside the classes": Case(
+        lambda p: [p.good, "--label", "nMuon", "--model", str(p.model)],
+        5,
+        r"the labels are 0, 1, 2.*, a model of one output with binary_crossentropy takes labels from 0 to 1",
+    ),
+    "weights that are all 0": Case(
+        lambda p: labelled(p, p.good, "--set", "input.weight=nMuon * 0"), 5, r"add up to 0, so nothing can be learned"
+    ),
+    "loss that is no number": Case(
+        model_of(LOST),
+        5,
+        r"the loss is not a number in epoch 0, batch \d+ .*largest feature values are \w+",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_training_finds_out_only_with_the_chunks_made_leaves_no_run(
+    name: str, run: Command, sample: Path, model_file: Path, tmp_path: Path
+) -> None:
+    case, folder = LATER[name], tmp_path / "input"
+    folder.mkdir()
+    arguments = case.arguments(Place(sample, model_file, folder))
+    outcome = run("train", *arguments, "--fout", str(tmp_path / "out"), "--set", "train.batch_size=32")
+    assert outcome.code == case.code, outcome.err
+    assert len(outcome.messages) == 1, outcome.err
+    assert re.search(case.says, outcome.messages[0]), outcome.messages[0]
+    assert "Traceback" not in outcome.err + outcome.out
+    left = {path.name for path in (tmp_path / "out").glob("*/*")}
+    assert left == {"chunks"}, left  # which the next training uses
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mlaas_spark.ml import callbacks as making
 from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import fit
 from mlaas_spark.ml.inputs import InputLayout
-from mlaas_spark.ml.model import load_user_model
+from mlaas_spark.ml.model import load_user_model, run_model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +179,28 @@ def callbacks():
     assert count.epochs == 3
 
 
+def test_the_model_file_is_run_once_for_model_and_callbacks(model_file: Callable[[str], Path], tmp_path: Path) -> None:
+    path = model_file(f"""
+    import pathlib
+    import keras
+
+    with pathlib.Path({str(tmp_path / "runs")!r}).open("a") as stream:
+        stream.write("once ")
+
+    def model(idim):
+        net = keras.Sequential([keras.layers.Input((idim,)), keras.layers.Dense(1)])
+        net.compile(loss="mse", optimizer="sgd")
+        return net
+
+    def callbacks():
+        return [keras.callbacks.TerminateOnNaN()]
+    """)
+    module = run_model_file(path, seed=1)
+    model = load_user_model(module, InputLayout.matrix(5), seed=1)
+    assert [type(item).__name__ for item in making.of_training(model, (), tmp_path, module)] == ["TerminateOnNaN"]
+    assert (tmp_path / "runs").read_text() == "once "
+
+
 def test_a_schedule_by_keras_name_sets_the_learning_rate(plain_model: Path) -> None:
     model = load_user_model(plain_model, InputLayout.matrix(5))
     making.set_learning_rate(
@@ -298,6 +320,56 @@ def test_weights_that_are_all_0_are_refused(
     stream = make_chunks({(0, "train"): events}, weight=0.0).stream()
     with pytest.raises(ModelContractError, match="add up to 0"):
         fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config())
+
+
+def test_totals_of_the_weights_are_told_negative_ones_too(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
+) -> None:
+    events = [{**event, "weight": -0.5 if event["entry"] % 8 == 0 else 1.5} for event in make_events(64, seed=1)]
+    stream = make_chunks({(0, "train"): events}, weight=2.0).stream()
+    model = load_user_model(plain_model, InputLayout.of(stream.transform))
+    found = fit(model, stream, config(epochs=1)).weights
+    # entries 0, 8, ... have an even number, which is label 0 of two
+    assert (found["label 0"].events, found["label 0"].negatives, found["label 1"].negatives) == (32, 8, 0)
+    assert (found["label 0"].weight, found["label 0"].negative) == (24 * 1.5 - 8 * 0.5, -4.0)
+    assert (found["all"].events, found["all"].weight) == (64, 56 * 1.5 - 8 * 0.5)
+
+
+def test_weights_that_are_not_numbers_are_refused(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path
+) -> None:
+    events = [{**event, "weight": np.nan if event["entry"] == 5 else 1.0} for event in make_events(64, seed=1)]
+    stream = make_chunks({(0, "train"): events}, weight=2.0).stream()
+    with pytest.raises(ModelContractError, match=r"the weights of the events of label 1 are not all finite"):
+        fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config())
+
+
+def test_a_class_that_validation_lacks_is_said(
+    make_chunks: MakeChunks, make_events: Callable[..., Any], plain_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_0 = make_events(20, seed=2, classes=1)
+    stream = make_chunks({(0, "train"): make_events(64, seed=1), (0, "validation"): only_0}).stream()
+    fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config(epochs=1))
+    assert "the label 1 has no events in validation" in caplog.text
+
+
+def test_after_a_loss_that_is_no_number_the_checkpoints_are_good_ones(
+    chunks: Chunks, model_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = model_file("""
+    import keras
+
+    def model(idim):
+        net = keras.Sequential([keras.layers.Input((idim,)), keras.layers.Dense(8), keras.layers.Dense(1)])
+        net.compile(loss="mse", optimizer=keras.optimizers.SGD(1e4))
+        return net
+    """)
+    settings = config(checkpoint={"steps": 1, "seconds": None})
+    with pytest.raises(ModelContractError, match="the loss is not a number"):
+        trained(chunks, path, settings, tmp_path / "c")
+    kept = Keeper.of(str(tmp_path / "c"), {"data": "x"}, settings.checkpoint, resume=True).resumed
+    assert kept is not None
+    assert all(np.isfinite(array).all() for name, array in kept.state.items() if name.startswith("model/"))
 
 
 def test_a_class_that_training_lacks_is_refused(

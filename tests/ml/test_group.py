@@ -101,6 +101,49 @@ def test_one_that_says_nothing_is_named_after_the_patience() -> None:
         each(2, work, patience=0.2)[0].result()
 
 
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+def test_where_another_connection_fails_all_learn_who_is_gone(culprit: int) -> None:
+    def work(group: Group) -> Any:
+        if group.rank == culprit:
+            return group.close()
+        raise group.lost(RuntimeError("[pair.cc:589] Connection reset by peer"))
+
+    for rank, done in enumerate(each(3, work)):
+        if rank != culprit:
+            with pytest.raises(ModelContractError, match=f"worker {culprit} is gone: .*--resume"):
+                done.result()
+
+
+def test_where_another_connection_fails_all_learn_what_ended_one() -> None:
+    def work(group: Group) -> Any:
+        if group.rank == 1:
+            msg = "part-7 is damaged"
+            raise ChunkError(msg)
+        raise group.lost(RuntimeError("Connection reset by peer"))
+
+    for done in each(3, work):
+        with pytest.raises(ChunkError, match="part-7 is damaged"):
+            done.result()
+
+
+def test_where_nobody_is_gone_it_is_said_what_failed() -> None:
+    def work(group: Group) -> Any:
+        raise group.lost(RuntimeError("no route"))
+
+    for rank, done in enumerate(each(2, work)):
+        with pytest.raises(ModelContractError, match=rf"worker {rank} has lost the others \(RuntimeError: no route\)"):
+            done.result()
+
+
+def test_weights_that_differ_are_named_by_worker() -> None:
+    each(2, lambda group: group.check_equal([np.ones(3)], "epoch 1"))[0].result()
+    for done in each(3, lambda group: group.check_equal([np.ones(3) * (group.rank == 2)], "epoch 1")):
+        with pytest.raises(
+            ModelContractError, match="after epoch 1 the weights of worker 2 differ from those of worker 0"
+        ):
+            done.result()
+
+
 def test_other_models_are_told_apart() -> None:
     with pytest.raises(ModelContractError, match="worker 1 trains another model than worker 0"):
         each(2, lambda group: group.total(np.ones(3 + group.rank)))[0].result()

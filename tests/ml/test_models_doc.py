@@ -30,7 +30,9 @@ def test_all_kinds_are_shown() -> None:
     assert len(FILES) == 6
 
 
-@pytest.mark.parametrize("number", range(len(FILES)))
+@pytest.mark.parametrize(
+    "number", range(len(FILES)), ids=["torch" if "torch" in text else str(number) for number, text in enumerate(FILES)]
+)
 def test_a_model_file_of_the_documents_is_trained(
     chunks: Chunks, model_file: Callable[[str], Path], number: int
 ) -> None:
@@ -38,7 +40,7 @@ def test_a_model_file_of_the_documents_is_trained(
     if "torch" in text:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pytest.importorskip("torch", reason="torch is an extra")
+            pytest.importorskip("torch", reason="torch is not installed: see tests/cluster/test_torch.py")
     else:
         text = f"import keras\nfrom keras import layers, ops\n{text}"
     inputs = "groups" if "Jet_mask" in text else "matrix+mask" if '"mask"' in text else "matrix"

@@ -98,7 +98,7 @@ def trained(chunks: Chunks, path: Path, settings: TrainConfig, keeper: Keeper | 
         told.append((done, total))
 
     if settings.workers == 1:
-        called = of_config(settings.callbacks, path.parent)
+        called = of_config(settings.callbacks, path.parent, model)
         history = fitting.fit(model, stream, settings, callbacks=called, progress=progress, keeper=keeper)
     else:
         file = UserFile.read(path, ModelContractError)
@@ -165,8 +165,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def weighted(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
+def weighted_chunks(folder: Path) -> Chunks:
     """Two chunks of weighted events, more of one class; their numbers fit no batch."""
     rng = np.random.default_rng(4)
     events = {
@@ -181,7 +180,12 @@ def weighted(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
     for of_file in events.values():
         for event in of_file:
             event["label"] = min(event["label"], 1.0)
-    return write_chunks(tmp_path_factory.mktemp("weighted") / "chunks", events, weight=2.0)
+    return write_chunks(folder, events, weight=2.0)
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
+    return weighted_chunks(tmp_path_factory.mktemp("weighted") / "chunks")
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
+from sklearn.metrics import log_loss
 
 from mlaas_spark.config import TrainConfig
-from mlaas_spark.errors import ExportError, ModelContractError
+from mlaas_spark.errors import ConfigError, ExportError, ModelContractError
 from mlaas_spark.ml import rebuilt
+from mlaas_spark.ml.callbacks import of_config, of_training
 from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import check_answers, fit
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model
+from mlaas_spark.usercode import UserFile
 from tests.ml.conftest import three_chunks, write_chunks
 
 if TYPE_CHECKING:
@@ -119,7 +122,9 @@ def trained(
                 raise Killed
 
         keeper.keep = dying  # type: ignore[method-assign] # the test's own death
-    return model, fit(model, chunks.stream(threads=1), settings, keeper=keeper)
+    return model, fit(
+        model, chunks.stream(threads=1), settings, callbacks=of_config(settings.callbacks, folder, model), keeper=keeper
+    )
 
 
 def plain_loop(
@@ -453,12 +458,90 @@ def test_it_takes_the_matrix_alone(chunks: Chunks, model_file: ModelFile) -> Non
         loaded(path, chunks, config(inputs="groups"))
 
 
-def test_callbacks_are_those_of_keras(chunks: Chunks, model_file: ModelFile) -> None:
+# --- callbacks
+
+EAGER = "SGDClassifier(loss='log_loss', learning_rate='constant', eta0=3.0, random_state=1)"
+EARLY = {"EarlyStopping": {"patience": 2, "restore_best_weights": True}}
+BEST = {"ModelCheckpoint": {"filepath": "best.npz", "save_best_only": True}}
+
+
+def test_it_stops_early_with_the_best_weights_which_are_written_too(
+    chunks: Chunks, model_file: ModelFile, tmp_path: Path
+) -> None:
+    settings = config(epochs=30, callbacks=[EARLY, BEST])
+    path = model_file(FILE.format(estimator=EAGER))
+    model, history = trained(chunks, path, settings, tmp_path)
+    stream = chunks.stream(threads=1)
+    estimator, losses, learned = loaded(path, chunks, settings).estimator, list[float](), list[Any]()
+    seen = [
+        np.concatenate(parts)
+        for parts in zip(*((b.matrix, b.label) for b in stream.batches("validation")), strict=True)
+    ]
+    while len(losses) < 30 and len(losses) - int(np.argmin([*losses, math.inf])) < 3:
+        for batch in stream.batches("train", seed=1, epoch=len(losses)):
+            estimator.partial_fit(np.array(batch.matrix), batch.label.astype(int), classes=[0, 1])
+        losses.append(log_loss(seen[1], np.clip(estimator.predict_proba(seen[0])[:, 1], 1e-7, 1 - 1e-7)))
+        learned.append(estimator.coef_.copy())
+    assert len(losses) < 30
+    assert [row["val_loss"] for row in history.rows] == pytest.approx(losses, rel=1e-5)
+    best = learned[int(np.argmin(losses))]
+    assert np.array_equal(model.estimator.coef_, best)
+    with np.load(tmp_path / "best.npz", allow_pickle=False) as written:
+        assert np.array_equal(written["coef_"], best)
+
+
+def test_callbacks_go_on_after_a_death_where_they_were(chunks: Chunks, model_file: ModelFile, tmp_path: Path) -> None:
+    slower = {"ReduceLROnPlateau": {"factor": 0.5, "patience": 1}}
+    settings = config(epochs=12, callbacks=[EARLY, slower], checkpoint={"steps": 1, "seconds": None})
+    path = model_file(FILE.format(estimator=EAGER))
+    whole, history = trained(chunks, path, settings, tmp_path / "whole")
+    assert history.rows[-1]["learning_rate"] < 3.0
+    with pytest.raises(Killed):
+        trained(chunks, path, settings, tmp_path / "parts", die_at=22 * (len(history.rows) - 1) + 5)
+    rest, same = trained(chunks, path, settings, tmp_path / "parts", resume=True)
+    assert same.rows == history.rows
+    assert equal(rest.estimator, whole.estimator)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"TensorBoard": {}}, "TensorBoard is for Keras models, .* it has EarlyStopping, ModelCheckpoint, Reduce"),
+        ({"EarlyStoping": {}}, "Keras has no callback 'EarlyStoping'.*nearest: EarlyStopping"),
+        ({"EarlyStopping": {"monitor": "val_auc"}}, "no metric 'val_auc', it has loss, accuracy, val_loss, val_acc"),
+        ({"ModelCheckpoint": {"filepath": "best.keras"}}, r"a filepath that ends in \.npz.* not 'best\.keras'"),
+        ({"ModelCheckpoint": {"filepath": "best.npz", "save_freq": 10}}, "no save_freq"),
+    ],
+)
+def test_callbacks_that_are_for_keras_models_are_refused(
+    chunks: Chunks, model_file: ModelFile, tmp_path: Path, named: dict[str, Any], message: str
+) -> None:
+    model = loaded(model_file(FILE.format(estimator="SGDClassifier()")), chunks)
+    with pytest.raises(ConfigError, match=message):
+        of_config([named], tmp_path, model)
+
+
+def test_callbacks_that_a_file_or_a_caller_gives_are_refused(
+    chunks: Chunks, model_file: ModelFile, tmp_path: Path
+) -> None:
     import keras
 
-    model = loaded(model_file(FILE.format(estimator="SGDClassifier()")), chunks)
-    with pytest.raises(ModelContractError, match=r"train\.callbacks are Keras' own.*scikit-learn"):
-        fit(model, chunks.stream(), config(), callbacks=[keras.callbacks.EarlyStopping()])
+    text = FILE.format(estimator="SGDClassifier()") + "\ndef callbacks():\n    import keras\n"
+    path = model_file(text + "    return [keras.callbacks.TerminateOnNaN()]\n")
+    model = loaded(path, chunks)
+    with pytest.raises(ModelContractError, match=r"callbacks of .* are Keras' own, its model is one of scikit-learn"):
+        of_training(model, (), tmp_path, UserFile.read(path, ModelContractError))
+    with pytest.raises(ModelContractError, match="TerminateOnNaN is for Keras models"):
+        fit(model, chunks.stream(), config(), callbacks=[keras.callbacks.TerminateOnNaN()])
+
+
+@pytest.mark.parametrize("estimator", ["SGDClassifier()", "MLPClassifier()"])
+def test_an_estimator_without_a_learning_rate_to_lower_is_named(
+    chunks: Chunks, model_file: ModelFile, tmp_path: Path, estimator: str
+) -> None:
+    model = loaded(model_file(FILE.format(estimator=estimator)), chunks)
+    with pytest.raises(ModelContractError, match=f"{estimator[:-2]} of .* has no learning rate that a callback"):
+        of_config([{"ReduceLROnPlateau": {}}], tmp_path, model)
 
 
 def test_labels_and_targets_must_suit(

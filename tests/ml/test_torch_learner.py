@@ -12,6 +12,7 @@ import pytest
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ExportError, ModelContractError
 from mlaas_spark.ml import rebuilt
+from mlaas_spark.ml.callbacks import of_config
 from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import fit
 from mlaas_spark.ml.inputs import InputLayout
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what an old torch says of a newer setuptools while it is imported
-    torch: Any = pytest.importorskip(
-        "torch", reason="torch is an extra: pip install 'mlaas-spark[torch]', or Debian's python3-torch"
-    )
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed: see tests/cluster/test_torch.py")
 
 pytestmark = pytest.mark.tensorflow
 
@@ -127,7 +126,8 @@ def trained(
                 raise Killed
 
         keeper.keep = dying  # type: ignore[method-assign] # the test's own death
-    return model, fit(model, chunks.stream(threads=1), settings, keeper=keeper)
+    called = of_config(settings.callbacks, folder, model)
+    return model, fit(model, chunks.stream(threads=1), settings, callbacks=called, keeper=keeper)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -407,6 +407,42 @@ def test_a_layer_without_counterpart_is_named_and_what_was_learned_is_kept(
         assert not equal(again, model)
         again.module.load_state_dict({name: torch.from_numpy(kept[name]) for name in kept.files})
     assert equal(again, model)
+
+
+# --- callbacks
+
+
+def test_it_stops_early_with_the_best_weights_and_goes_on_exactly_after_a_death(
+    chunks: Chunks, model_file: ModelFile, tmp_path: Path
+) -> None:
+    settings = config(
+        **{**LOGITS, "optimizer": {"Adam": {"lr": 0.3}}},
+        epochs=30,
+        checkpoint={"steps": 1, "seconds": None},
+        callbacks=[
+            {"EarlyStopping": {"patience": 4, "restore_best_weights": True}},
+            {"ReduceLROnPlateau": {"factor": 0.5, "patience": 1}},
+            {"ModelCheckpoint": {"filepath": "best.npz", "save_best_only": True}},
+        ],
+    )
+    path = model_file(text(BINARY))
+    whole, history = trained(chunks, path, settings, tmp_path / "whole")
+    losses = [row["val_loss"] for row in history.rows]
+    assert len(losses) < 30
+    assert losses.index(min(losses)) == len(losses) - 5
+    assert history.rows[-1]["learning_rate"] < 0.3
+    batches = list(chunks.stream().batches("validation"))
+    x, y = (torch.cat([torch.tensor(getattr(b, name)) for b in batches]) for name in ("matrix", "label"))
+    with torch.no_grad():
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(whole.module(x)[:, 0], y)
+    assert loss.item() == pytest.approx(min(losses), rel=1e-5)
+    with np.load(tmp_path / "whole" / "best.npz", allow_pickle=False) as best:
+        assert all(np.array_equal(best[name], value.numpy()) for name, value in whole.module.state_dict().items())
+    with pytest.raises(Killed):
+        trained(chunks, path, settings, tmp_path / "parts", die_at=22 * (len(losses) - 2) + 5)
+    rest, same = trained(chunks, path, settings, tmp_path / "parts", resume=True)
+    assert same.rows == history.rows
+    assert equal(rest, whole)
 
 
 # --- JaggedArrayLinear

@@ -30,11 +30,15 @@ def test_a_run_is_found_in_a_local_store(tmp_path: Path, monkeypatch: pytest.Mon
     there = client(str(tmp_path / "mlruns"))
     report = tmp_path / "report.html"
     report.write_text("seen")
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    (plots / "roc.png").write_bytes(b"drawn")
     rows = [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.25}]
-    run = log_run(there, "demo", "one", {"train": {"epochs": 2}}, rows, {"auc": 0.9, "roc": None}, [report])
+    run = log_run(there, "demo", "one", {"train": {"epochs": 2}}, rows, {"auc": 0.9, "roc": None}, [report, plots])
     found = there.get_run(run)
     assert found.data.params == {"train.epochs": "2"}
     assert found.data.metrics == {"epoch": 1.0, "loss": 0.25, "test_auc": 0.9}
     assert [metric.value for metric in there.get_metric_history(run, "loss")] == [0.5, 0.25]
-    assert [item.path for item in there.list_artifacts(run)] == ["report.html"]
+    assert [item.path for item in there.list_artifacts(run)] == ["plots", "report.html"]
+    assert [item.path for item in there.list_artifacts(run, "plots")] == ["plots/roc.png"]
     assert found.info.status == "FINISHED"

@@ -283,3 +283,92 @@ def test_a_damaged_chunk_stops_training_with_its_own_error(make_chunks: MakeChun
 def test_history_is_csv_with_what_a_row_lacks_left_empty() -> None:
     history = History(({"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.25, "val_loss": 0.75}))
     assert history.to_csv() == "chunk,epoch,loss,val_loss\n,0,0.5,\n,1,0.25,0.75\n"
+
+
+RECORDING = """
+import keras
+import numpy as np
+
+class Net(keras.Model):
+    seen = []
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, activation="sigmoid")
+
+    def call(self, inputs):
+        return self.dense(keras.ops.concatenate(inputs, axis=1) if isinstance(inputs, tuple) else inputs)
+
+    def fit(self, data, epochs=1, validation_data=None, **kwds):
+        recorded = {name: [np.concatenate([np.concatenate([np.asarray(part) for part in
+            (x if isinstance(x, tuple) else (x,))], axis=1) for x, _, _ in epoch]),
+            *(np.concatenate([np.asarray(e[place]) for e in epoch]) for place in (1, 2))]
+            for name, epoch in (("train", list(data)), ("validation", list(validation_data)))}
+        Net.seen.append(recorded)
+        return super().fit(data, epochs=epochs, validation_data=validation_data, **kwds)
+
+def model(*given):
+    net = Net()
+    net.compile(loss="binary_crossentropy", optimizer="sgd")
+    return net
+"""
+
+
+@pytest.mark.parametrize("inputs", ["matrix", "matrix+mask"])
+@pytest.mark.parametrize("weighing", [{"class_weight": {0: 0.25, 1: 3.0}}, {"normalise_weights": True}])
+def test_an_overridden_fit_gets_inputs_and_weights_of_the_config_in_epochs_mode(
+    make_chunks: MakeChunks,
+    make_events: Callable[..., Any],
+    model_file: Callable[[str], Path],
+    weighing: dict[str, Any],
+    inputs: str,
+) -> None:
+    rng = np.random.default_rng(1)
+    events = {
+        (0, split): [{**event, "weight": float(np.float32(rng.uniform(0.5, 2)))} for event in make_events(n, seed=n)]
+        for split, n in (("train", 70), ("validation", 33))
+    }
+    settings = config(inputs=inputs, shuffle=False, **weighing)
+    chunks = make_chunks(events, weight=2.0)
+    text = RECORDING.replace("model(*given)", "model(layout, config)" if "+" in inputs else "model(idim)")
+    model = load_user_model(model_file(text), InputLayout.of(chunks.transform, settings.inputs), settings)
+    fit(model, chunks.stream(), settings)
+    given = {
+        label: np.array([event["weight"] for event in events[0, "train"] if event["label"] == label])
+        for label in (0.0, 1.0)
+    }
+    if "class_weight" in weighing:
+        factors = weighing["class_weight"]
+    else:
+        mean = (given[0.0].sum() + given[1.0].sum()) / 2
+        factors = {label: mean / weights.sum() for label, weights in given.items()}
+    (recorded,) = type(model).seen
+    for split, (x, y, weights) in recorded.items():
+        matrix, mask = chunks.expected(split)
+        np.testing.assert_allclose(x, np.hstack([matrix, mask]) if "+" in inputs else matrix, rtol=1e-5, atol=1e-6)
+        labels = [event["label"] for event in events[0, split]]
+        assert y.reshape(-1).tolist() == labels
+        expected = [event["weight"] * factors[event["label"]] for event in events[0, split]]
+        np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+def test_an_overridden_fit_gets_the_callbacks_and_what_it_leaves_out_is_said(
+    chunks: Chunks, model_file: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    import keras
+
+    ends: list[int] = []
+    called = [keras.callbacks.LambdaCallback(on_train_end=lambda _: ends.append(1))]
+    stream = chunks.stream()
+    fit(
+        load_user_model(model_file(own_fit()), InputLayout.of(stream.transform)),
+        stream,
+        config("chunks"),
+        callbacks=called,
+    )
+    assert len(ends) == 3
+    text = own_fit("return super().fit(x_train, y_train, verbose=0)", arguments="epochs=1", kwds="epochs")
+    model = load_user_model(model_file(text), InputLayout.of(stream.transform))
+    fit(model, stream, config("chunks", class_weight="balanced"), callbacks=called)
+    assert "fit of Net takes no callbacks and no sample_weight: they are left out" in caplog.text
+    assert len(ends) == 3

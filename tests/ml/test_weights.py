@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ModelContractError
-from mlaas_spark.ml.weights import check, class_factors, totals, weighed
+from mlaas_spark.ml.weights import ClassTotals, added, check, class_factors, shown, totals, weighed
 
 LABELS = st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=60)
 
@@ -51,6 +51,11 @@ def test_a_factor_for_no_label_is_refused() -> None:
 def test_negative_weights_are_kept_and_told() -> None:
     found = totals([of([0, 0, 1], [1, -0.5, 2])])
     assert (found[0.0].weight, found[0.0].negative, found[1.0].negative) == (0.5, -0.5, 0.0)
+    assert (found[0.0].negatives, found[1.0].negatives) == (1, 0)
+    assert added(found) == ClassTotals(3, 2.5, -0.5, 1)
+    assert shown({"signal": found[0.0], "all": added(found)}) == (
+        "signal: 0.5 of 2 events, 1 of them negative, -0.5; all: 2.5 of 3 events, 1 of them negative, -0.5"
+    )
     check(found, "here")
 
 
