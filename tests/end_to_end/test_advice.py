@@ -26,13 +26,11 @@ def test_pasted_advice_runs(spark: SparkSession, tmp_path: Path, capsys: pytest.
     x = random.normal(size=n)
     with uproot.recreate(tmp_path / "a.root") as file:
         branches = {"x": x, "copy": x, "one": np.ones(n), "HT": np.exp(random.normal(scale=3, size=n))}
-        file.mktree("T", {name: np.float64 for name in branches}).extend(branches)
+        file.mktree("T", dict.fromkeys(branches, np.float64)).extend(branches)
     files = [str(tmp_path / "a.root"), "--out", str(tmp_path / "specs.json")]
     assert main(["specs", *files, "--advise"]) == 0
     advised = yaml.safe_load(capsys.readouterr().out.partition("# to paste")[2].partition("\n")[2])
-    assert advised == {"input": {"exclude": ["HT", "copy", "one"], "derive": {"log_HT": "log(HT + 1)"}}} or set(
-        advised["input"]["exclude"]
-    ) == {"HT", "x", "one"}
+    assert advised == {"input": {"exclude": ["HT", "one", "x"], "derive": {"log_HT": "log(HT + 1)"}}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(advised))
     assert main(["specs", *files, "--config", str(tmp_path / "c.yaml"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
