@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
     from mlaas_spark.spark.ingest import Events
+    from mlaas_spark.throughput import Throughput
     from mlaas_spark.usercode import UserModule
 
 _log = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ def explain(config: Config, journal: Journal, cores: int | None = None, out: str
     place = storage.absolute(out or config.runs)
     wanted = cores or events.spark.sparkContext.defaultParallelism
     with runs.working_folder(place) as work:
-        probe = _probed(config, events, work.unfinished, wanted, journal)
+        probe, _ = _probed(config, events, work.unfinished, wanted, journal)
     return Explained(planned, estimate(events.plan, planned.bytes, probe, _asked(config, wanted)))
 
 
@@ -267,7 +268,33 @@ def _asked(config: Config, cores: int) -> Asked:
     )
 
 
-def _probed(config: Config, events: Events, folder: str, cores: int, journal: Journal) -> Probe:
+def throughput(config: Config, journal: Journal, out: str | None = None) -> Throughput:
+    """Measure the stages on samples of the config's input, and what this machine could do at the most.
+
+    Args:
+        config: The resolved config.
+        journal: Told of each stage.
+        out: Where a job would write; None is the folder of the runs. What the probe writes there it removes.
+    """
+    from mlaas_spark import throughput as measuring
+
+    events = _open(config, journal, text=True)
+    planned = _planned(config, events)
+    here = (storage.local_path(path) for path in sorted({file.path for file in events.plan.files}))
+    paths = [path for path in here if path is not None]
+    with runs.working_folder(storage.absolute(out or config.runs)) as work:
+        probe, stream = _probed(config, events, work.unfinished, events.spark.sparkContext.defaultParallelism, journal)
+        with journal.stage("hand over to TensorFlow"):
+            handed = measuring.seconds_of(stream.dataset("train", seed=config.train.seed))
+        with journal.stage("measure the machine"):
+            machine = measuring.machine(paths, work.path)
+        train = stream.events("train")
+    size = sum({file.path: size for file, size in zip(events.plan.files, planned.bytes, strict=True)}.values())
+    return measuring.compare(probe, size / events.plan.entries, machine, train / handed if train else None)
+
+
+def _probed(config: Config, events: Events, folder: str, cores: int, journal: Journal) -> tuple[Probe, ChunkStream]:
+    """What was measured, and the stream of the chunks that were made for it."""
     from mlaas_spark.ml.stream import ChunkStream, passes
     from mlaas_spark.spark import probe as probing
     from mlaas_spark.spark.chunks import dense_bytes
@@ -289,7 +316,7 @@ def _probed(config: Config, events: Events, folder: str, cores: int, journal: Jo
         stage.events = chunked.verb.made.rows
     memory = probing.memory(events.spark, read, chunked)
     written = read.convert.made
-    return Probe(
+    probe = Probe(
         cores=samples.cores,
         start=started,
         opened=opened,
@@ -308,6 +335,7 @@ def _probed(config: Config, events: Events, folder: str, cores: int, journal: Jo
         memory=memory,
         room=probing.room(events.spark, place=folder, cores=cores),
     )
+    return probe, stream
 
 
 def convert(config: Config, folder: str, journal: Journal) -> Manifest:

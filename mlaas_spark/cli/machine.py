@@ -1,4 +1,4 @@
-"""Verbs about this machine: doctor."""
+"""Verbs about this machine: doctor, throughput."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from mlaas_spark.cli import show
 from mlaas_spark.cli.app import app
-from mlaas_spark.cli.options import CONFIG, SERVER, AsJson, journal, serving, takes
+from mlaas_spark.cli.options import BRANCHES, CONFIG, INPUT, SERVER, AsJson, journal, resolved, serving, takes
 
 if TYPE_CHECKING:
     from mlaas_spark.doctor import Check
@@ -52,3 +52,38 @@ def _show(found: list[Check]) -> None:
             show.line(f"      {'':{wide}}  -> {check.mend}")
     states = Counter(check.state for check in found)
     show.line(f"{states['ok']} ok, {states['warn']} to look at, {states['fail']} to mend")
+
+
+@app.command()
+@takes(CONFIG | INPUT | BRANCHES)
+def throughput(
+    context: typer.Context,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where jobs would write; default: runs of the config.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast each stage goes on your own files, beside the most that this machine's disks and memory allow.
+
+    Each verb is run on a sample, which takes a minute and leaves nothing.
+
+    Example: mlaas-spark throughput data/demo/*.root
+    """
+    from mlaas_spark import pipeline
+
+    found = pipeline.throughput(resolved(context), journal(context), out)
+    if as_json:
+        show.as_json(found.to_json())
+        return
+    rows = [
+        (rate.stage, f"{rate.khz:,.1f}", f"{rate.limit:,.0f}", rate.limited_by, f"{100 * rate.khz / rate.limit:.1f} %")
+        for rate in found.rates
+    ]
+    show.table("Throughput", ("stage", "kHz", "at most", "limited by", "of it"), rows)
+    machine = found.machine
+    reads = f"read {machine.read / 1e6:,.0f} MB/s, " if machine.read else ""
+    show.line(
+        f"this machine: {reads}write {machine.write / 1e6:,.0f} MB/s, copy in memory {machine.copy / 1e9:,.1f} GB/s; "
+        f"{found.cores} cores, W = {found.width}"
+    )
+    show.line(f"slowest: {found.slowest.stage}; {found.slowest.advice}")
