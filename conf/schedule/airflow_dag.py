@@ -1,4 +1,4 @@
-"""Airflow 2: a night's work as a DAG. Copy it into the folder of DAGs; Variables mlaas_spark_* say where things are.
+"""Airflow 3: a night's work as a DAG. Copy it into the folder of DAGs; Variables mlaas_spark_* say where things are.
 
 Each task may be repeated at any time. What a second try cannot mend (usage, input, data: exit codes 2, 3 and 4) fails
 at once; training, serving and interruptions (5, 6 and 7) are tried again.
@@ -12,9 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.decorators import dag, task
 from airflow.exceptions import AirflowException, AirflowFailException
-from airflow.models import Variable
+from airflow.sdk import Variable, dag, task
 
 FINAL = {2, 3, 4}
 
