@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import History
     from mlaas_spark.plan import Plan
+    from mlaas_spark.report.histograms import Histogram
     from mlaas_spark.runs import Journal, Stage, Work
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
@@ -634,6 +635,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     }
     from mlaas_spark.report import RunReport, render
 
+    seen, sampled = _histograms(stream, config.evaluate.seed)
     texts["report.html"] = render(
         RunReport(
             name=config.name,
@@ -646,7 +648,10 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             plan=data.plan,
             metrics=metrics,
             bundle=storage.join(place.work.home, name, "bundle", bundle.archive.name),
+            folder=storage.join(place.work.home, name),
             plots=drawn,
+            histograms=seen,
+            sampled=sampled,
         )
     )
     if (written := _written_by_callbacks(fitting, work)) != work:
@@ -679,6 +684,25 @@ def _say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
     """At the end of a job: what took longest, and what to change."""
     if told := bottleneck({stage.name: stage.seconds for stage in journal.stages}, streamed):
         journal.say(told)
+
+
+_SAMPLED = 20_000  # events of the small histograms of the report
+_SAMPLED_CELLS = 40_000_000  # of the matrix, which with very many columns are fewer events
+
+
+def _histograms(stream: ChunkStream, seed: int) -> tuple[dict[str, Histogram], int]:
+    """Histograms of the branches in some training events, by label where events have classes; how many events."""
+    import numpy as np
+
+    from mlaas_spark.evaluation.events import label_text
+    from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.report.histograms import histograms
+
+    most = min(_SAMPLED, max(1, _SAMPLED_CELLS // stream.width))
+    sample = evaluating.some(stream, "train", most, seed)
+    labels = np.unique(sample.label) if not stream.manifest.targets else np.empty(0)
+    classes = {label_text(label): sample.label == label for label in labels} or {"": np.ones(len(sample), bool)}
+    return histograms(sample.matrix, sample.mask, stream.transform, classes), len(sample)
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:
