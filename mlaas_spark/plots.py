@@ -131,7 +131,7 @@ def _themed(svg: str) -> str:
     names = {colour.lower(): f"--c{index}" for index, colour in enumerate(_IN_THE_DARK)}
     light = "".join(f"{name}:{colour};" for colour, name in names.items())
     dark = "".join(f"{name}:{colour};" for name, colour in zip(names.values(), _IN_THE_DARK.values(), strict=True))
-    style = f"<style>svg{{{light}}}@media (prefers-color-scheme: dark){{svg{{{dark}}}}}</style>"
+    style = f"<style>svg{{{light}}}@media screen and (prefers-color-scheme: dark){{svg{{{dark}}}}}</style>"
     # in style attributes alone, and without matplotlib's comments, which are text of the user's
     swapped = re.sub(
         r'style="[^"]*"',

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlaas_spark.specs import Specs
     from mlaas_spark.transform import FeatureTransform
 
-_MOST_OMITTED = 200
+_MOST_OMITTED = 200  # names of a reason, and reasons
 _MOST_FILES = 500
 _MOST_CHUNKS = 100
 _MOST_FITS = 500
@@ -77,9 +77,9 @@ def render(report: RunReport) -> str:
     events = {split: events[split] for split in SPLITS if split in events}
     counts = manifest.counts()
     filled = matrix.filling(report.specs, report.transform)
+    layout = report.transform.layout
     chunks = mixing.chunks(manifest)
     stages = timings.timings(report.run)
-    omitted = [(item.name, item.reason) for item in report.plan.schema.omitted]
     labels = sorted({label for of_split in counts.values() for label in of_split})
     return page.fill(
         "report.html.j2",
@@ -97,8 +97,8 @@ def render(report: RunReport) -> str:
             "splits": {split: counts[split] for split in events if split in counts},
             "labels": labels,
             "called": {label: class_text(label, metrics) for label in labels},
-            "omitted": omitted[:_MOST_OMITTED],
-            "more_omitted": max(0, len(omitted) - _MOST_OMITTED),
+            "omitted": _omitted(report.plan),
+            "flattened": [name for name, by in zip(layout.branches, report.transform.scale, strict=True) if not by],
             "branches": list(_branches(report, filled)),
             "width": report.transform.width,
             "has_statistics": filled is not None,
@@ -172,6 +172,21 @@ def _said(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _omitted(plan: Plan) -> list[tuple[str, int, str]]:
+    """Branches that are no features: why, how many, and their names."""
+    of_reason: dict[str, list[str]] = {}
+    for item in plan.schema.omitted:
+        of_reason.setdefault(item.reason, []).append(item.name)
+    return [
+        (
+            reason,
+            len(names),
+            ", ".join(names[:_MOST_OMITTED]) + (", ... (see skipped.json)" if len(names) > _MOST_OMITTED else ""),
+        )
+        for reason, names in list(of_reason.items())[:_MOST_OMITTED]
+    ]
+
+
 def _classes(report: RunReport) -> list[str]:
     """Classes of the histograms, those that can be told apart by colour."""
     found = sorted({label for histogram in report.histograms.values() for label in histogram.counts})
@@ -227,7 +242,7 @@ def _drawn(histogram: Histogram, classes: Sequence[str], what: str) -> dict[str,
     for index, bins in shares.items():
         steps = " ".join(f"V{_HEIGHT + 1 - round(_HEIGHT * share / highest)}h4" for share in bins)
         outlines.append((index, f"M0 {_HEIGHT + 1}{steps}V{_HEIGHT + 1}"))
-    low, high = (page.short(end) for end in histogram.ends)
+    low, high = (_end(end, histogram) for end in histogram.ends)
     more = f", {histogram.outside:,} beyond" if histogram.outside else ""
     return {
         "width": 4 * histogram.bins,
@@ -237,6 +252,11 @@ def _drawn(histogram: Histogram, classes: Sequence[str], what: str) -> dict[str,
         "high": high,
         "text": f"{what}, from {low} to {high}{more}",
     }
+
+
+def _end(value: float, histogram: Histogram) -> str:
+    """Where a histogram begins or ends, no more precise than its bins."""
+    return "0" if abs(value) < 1e-3 * (histogram.high - histogram.low) else f"{value:.3g}"
 
 
 def _fits(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
