@@ -38,6 +38,7 @@ from mlaas_spark.errors import (
 from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
 from mlaas_spark.fileset import fileset
 from mlaas_spark.inspection import Headers, Inspection
+from mlaas_spark.report import RunReport, render
 from mlaas_spark.schema import column_name
 from mlaas_spark.selection import Expression
 from mlaas_spark.specs import SpecsFile
@@ -633,8 +634,6 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "skipped.json": json.dumps(skipped, indent=1),
         "run.json": json.dumps(run, indent=1),
     }
-    from mlaas_spark.report import RunReport, render
-
     seen, sampled = _histograms(stream, config.evaluate.seed)
     texts["report.html"] = render(
         RunReport(
