@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlaas_spark.plots import COLOURS, GREY, Plot, canvas, plain, styled, to_png, whole_ticks
+from mlaas_spark.plots import COLOURS, GREY, Plot, canvas, images, plain, styled, whole_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def _ranges(specs: Specs, transform: FeatureTransform) -> Iterator[Plot]:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / (1.2 + _ROW * len(names))), ncols=2)
     left = len(transform.layout.branches) - len(names)
     title = f"Where the values lie{f' (without {left} more branches)' if left else ''}"
-    yield Plot("ranges", title, f"Range, mean and deviation of {', '.join(names)}", to_png(drawn))
+    yield Plot("ranges", title, f"Range, mean and deviation of {', '.join(names)}", *images(drawn))
 
 
 def _lengths(specs: Specs, transform: FeatureTransform) -> Iterator[Plot]:
@@ -98,7 +98,7 @@ def _lengths(specs: Specs, transform: FeatureTransform) -> Iterator[Plot]:
     axes.set_ylabel("share of events with so many or more")
     axes.legend()
     named = ", ".join(names[0] for _, names in shown)
-    yield Plot("lengths", "How long the lists of jagged branches are", f"Shares of events for {named}", to_png(drawn))
+    yield Plot("lengths", "How long the lists of jagged branches are", f"Shares of events for {named}", *images(drawn))
 
 
 def _mixing(manifest: Manifest) -> Iterator[Plot]:
@@ -119,7 +119,7 @@ def _mixing(manifest: Manifest) -> Iterator[Plot]:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=min(len(labels), 4))
     spread = float((shares.max(axis=1) - shares.min(axis=1)).max())
     alt = f"Shares of {len(labels)} labels in {manifest.chunks} chunks; they differ by {spread:.3f} at most"
-    yield Plot("mixing", "Labels in each chunk", alt, to_png(drawn))
+    yield Plot("mixing", "Labels in each chunk", alt, *images(drawn))
 
 
 def _scores(scores: pd.DataFrame) -> Iterator[Plot]:
@@ -135,4 +135,4 @@ def _scores(scores: pd.DataFrame) -> Iterator[Plot]:
     if len(names) > 1:
         axes.legend()
     events = max(map(len, values.values()))
-    yield Plot("scores", f"Scores of {events:,} events", f"Histogram of {', '.join(names)}", to_png(drawn))
+    yield Plot("scores", f"Scores of {events:,} events", f"Histogram of {', '.join(names)}", *images(drawn))

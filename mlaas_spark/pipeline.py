@@ -39,6 +39,7 @@ from mlaas_spark.errors import (
 from mlaas_spark.estimate import Asked, Probe, Streaming, estimate
 from mlaas_spark.filesets import fileset
 from mlaas_spark.inspection import Headers, Inspection
+from mlaas_spark.report import RunReport, render
 from mlaas_spark.schema import column_name
 from mlaas_spark.selection import Expression
 from mlaas_spark.transform import FeatureTransform
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import History
     from mlaas_spark.plan import Plan
+    from mlaas_spark.report.histograms import Histogram
     from mlaas_spark.runs import Journal, Stage, Work
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
@@ -638,8 +640,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "skipped.json": json.dumps(skipped, indent=1),
         "run.json": json.dumps(run, indent=1),
     }
-    from mlaas_spark.report import RunReport, render
-
+    seen, sampled = _histograms(stream, config.evaluate.seed)
     texts["report.html"] = render(
         RunReport(
             name=config.name,
@@ -652,7 +653,10 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             plan=data.plan,
             metrics=metrics,
             bundle=storage.join(place.work.home, name, "bundle", bundle.archive.name),
+            folder=storage.join(place.work.home, name),
             plots=drawn,
+            histograms=seen,
+            sampled=sampled,
         )
     )
     if (written := _written_by_callbacks(fitting, work)) != work:
@@ -697,6 +701,25 @@ def _judged_split(stream: ChunkStream, journal: Journal) -> str:
     if split != "test":
         journal.say(f"no events are in the test split: the model is evaluated on {split}")
     return split
+
+
+_SAMPLED = 20_000  # events of the small histograms of the report
+_SAMPLED_CELLS = 40_000_000  # of the matrix, which with very many columns are fewer events
+
+
+def _histograms(stream: ChunkStream, seed: int) -> tuple[dict[str, Histogram], int]:
+    """Histograms of the branches in some training events, by label where events have classes; how many events."""
+    import numpy as np
+
+    from mlaas_spark.evaluation.events import label_text
+    from mlaas_spark.ml import evaluate as evaluating
+    from mlaas_spark.report.histograms import histograms
+
+    most = min(_SAMPLED, max(1, _SAMPLED_CELLS // stream.width))
+    sample = evaluating.some(stream, "train", most, seed)
+    labels = np.unique(sample.label) if not stream.manifest.targets else np.empty(0)
+    classes = {label_text(label): sample.label == label for label in labels} or {"": np.ones(len(sample), bool)}
+    return histograms(sample.matrix, sample.mask, stream.transform, classes), len(sample)
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:

@@ -1,8 +1,9 @@
-"""Plots of metrics.json as PNG: plain values in, images out. Reads and writes no file, opens no window."""
+"""Plots of metrics.json as PNG and SVG: plain values in, images out. Reads and writes no file, opens no window."""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,20 @@ DPI = 150
 # Okabe and Ito's palette: told apart by colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#332288")
 _INK = "#333333"
-GREY = "#808890"
+GREY = "#5c6670"
+_ON_LIGHT, _ON_DARK = "#323232", "#fefefe"  # text on a coloured cell, which stays as it is in the dark
+# each colour as it is on a dark page, where a reader has one
+_IN_THE_DARK = {
+    _INK: "#d7dee6",
+    GREY: "#9aa5b1",
+    **dict(
+        zip(
+            COLOURS,
+            ("#56a8e8", "#ff8a3d", "#2fc79a", "#e39ac4", "#f0b429", "#8fd0f7", "#c5c55a", "#9a8cf0"),
+            strict=True,
+        )
+    ),
+}
 _MOST_CURVES = len(COLOURS)
 _MOST_BRANCHES = 20
 _LONGEST = 40  # letters of a name
@@ -29,8 +43,12 @@ _LONGEST_TICK = 18
 _PANEL = (5.6, 4.2)  # inches
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
+    "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
     "xtick.direction": "in",
     "ytick.direction": "in",
     "xtick.top": True,
@@ -39,6 +57,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
     "axes.titlesize": 9,
     "errorbar.capsize": 0,
+    "svg.hashsalt": "mlaas_spark",  # equal plots have equal names inside
 }
 
 
@@ -50,13 +69,15 @@ class Plot:
         name: Of its file, without ``.png``.
         title: What it shows, in a line.
         alt: What one sees on it, for those who do not.
-        png: The image.
+        png: The image, on white.
+        svg: The same on whatever is behind it, with other colours where the page is dark.
     """
 
     name: str
     title: str
     alt: str
     png: bytes
+    svg: bytes
 
 
 def draw(metrics: Mapping[str, Any]) -> list[Plot]:
@@ -95,11 +116,40 @@ def canvas(panels: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure,
     return figure, axes
 
 
-def to_png(figure: Figure) -> bytes:
-    """The image of a figure."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
+def images(figure: Figure) -> tuple[bytes, bytes]:
+    """As PNG, and as SVG with the panels one below the other: as wide as a phone shows."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    _stack(figure)
+    unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(svg, format="svg", dpi=DPI, transparent=True, metadata=unsaid)
+    return png.getvalue(), _themed(svg.getvalue().decode()).encode()
+
+
+def _stack(figure: Figure) -> None:
+    panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
+    if len(panels) > 1:
+        figure.set_size_inches(_PANEL[0], _PANEL[1] * len(panels))
+        grid = figure.add_gridspec(len(panels), 1)
+        for row, axes in enumerate(panels):
+            axes.set_subplotspec(grid[row])
+
+
+def _themed(svg: str) -> str:
+    """An SVG whose colours follow the page's: light or dark."""
+    names = {colour.lower(): f"--c{index}" for index, colour in enumerate(_IN_THE_DARK)}
+    light = "".join(f"{name}:{colour};" for colour, name in names.items())
+    dark = "".join(f"{name}:{colour};" for name, colour in zip(names.values(), _IN_THE_DARK.values(), strict=True))
+    style = f"<style>svg{{{light}}}@media screen and (prefers-color-scheme: dark){{svg{{{dark}}}}}</style>"
+    # in style attributes alone, and without matplotlib's comments, which are text of the user's
+    swapped = re.sub(
+        r'style="[^"]*"',
+        lambda found: re.sub(
+            "#[0-9a-f]{6}", lambda hit: f"var({names[hit[0]]})" if hit[0] in names else hit[0], found[0]
+        ),
+        re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL),
+    )
+    return re.sub(r"(<svg [^>]*>)", lambda found: found[1] + style, swapped, count=1)
 
 
 def plain(text: str, longest: int = _LONGEST) -> str:
@@ -169,7 +219,7 @@ def _roc(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         axes.legend(loc="lower right" if axes is left else "upper right")
         _said(axes, metrics)
     told = ", ".join(f"label {label}: AUC {curve['auc']:.4f}" for label, curve in curves.items())
-    yield Plot("roc", f"ROC curve on the {metrics.get('split', 'test')} events", f"ROC curves; {told}", to_png(figure))
+    yield Plot("roc", f"ROC curve on the {metrics.get('split', 'test')} events", f"ROC curves; {told}", *images(figure))
 
 
 def _error(curve: Mapping[str, Any]) -> str:
@@ -194,7 +244,7 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     )
     title = f"Scores by class: {split} filled" + (", training as points scaled to it" if has_train else "")
     alt = f"Histograms of the scores of each class in {split}" + (" and training events" if has_train else "")
-    yield Plot("scores", title, f"{alt}. {told}".strip(), to_png(figure))
+    yield Plot("scores", title, f"{alt}. {told}".strip(), *images(figure))
 
 
 def _draw_scores(axes: Axes, panel: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -246,7 +296,7 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
             text = f"{100 * share[row, column]:.1f} %\n" if np.isfinite(share[row, column]) else "-\n"
             text += f"{_short(matrix['sum'][row][column])} ± {_short(matrix['error'][row][column])}"
             size = 8 if len(labels) <= 4 else 5
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else _INK)
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_ON_DARK if dark else _ON_LIGHT)
     names = [_class(label, metrics, _LONGEST_TICK) for label in labels]
     turned = len(labels) > 3 or max(map(len, names)) > 12
     axes.set_xticks(range(len(labels)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
@@ -260,7 +310,7 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         for k, (label, row) in enumerate(zip(labels, share, strict=True))
     )
     title = "Confusion matrix: share of each true class, " + _amount(metrics)
-    yield Plot("confusion", title, f"Confusion matrix; {told}", to_png(figure))
+    yield Plot("confusion", title, f"Confusion matrix; {told}", *images(figure))
 
 
 def _calibration(metrics: Mapping[str, Any]) -> Iterator[Plot]:
@@ -284,7 +334,7 @@ def _calibration(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     _said(axes, metrics)
     _said(below, metrics)
     alt = f"Reliability curve; expected calibration error {_text(found['ece'])}, Brier score {_text(found['brier'])}"
-    yield Plot("calibration", "Calibration: how often events of a score are of the class", alt, to_png(figure))
+    yield Plot("calibration", "Calibration: how often events of a score are of the class", alt, *images(figure))
 
 
 def _text(value: float | None) -> str:
@@ -315,7 +365,7 @@ def _significance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         axes.legend(title=of, title_fontsize=8, loc="upper left")
         _said(axes, metrics)
     title = "Significance of the signal after a cut on the score (S and B are sums of weights)"
-    yield Plot("significance", title, "Significance against the cut; " + "; ".join(told), to_png(figure))
+    yield Plot("significance", title, "Significance against the cut; " + "; ".join(told), *images(figure))
 
 
 def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
@@ -340,7 +390,7 @@ def _importance(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     )
     first = ", ".join(f"{row['branch']} {row[kind]['mean']:.3g}" for row in rows[:5])
     yield Plot(
-        "importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", to_png(figure)
+        "importance", title, f"Bars of the {names.get(kind, 'rise of RMSE')} of each branch: {first}", *images(figure)
     )
 
 
@@ -369,7 +419,7 @@ def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         whole_ticks(axes)
     last = ", ".join(f"{name} {series[name][-1]:.4g}" for name in series if series[name][-1] is not None)
     title = "Learning curves: loss of training and validation by epoch"
-    yield Plot("learning_curves", title, f"Learning curves; at the end {last}", to_png(figure))
+    yield Plot("learning_curves", title, f"Learning curves; at the end {last}", *images(figure))
 
 
 def whole_ticks(axes: Axes) -> None:
@@ -395,7 +445,7 @@ def _residuals(metrics: Mapping[str, Any]) -> Iterator[Plot]:
             "their histogram, predicted against true, bias and spread in bins of the true value, relative residuals"
         )
         title = f"Residuals of {name}: predicted minus true"
-        yield Plot("residuals" if only else f"residuals_{index}", title, alt, to_png(figure))
+        yield Plot("residuals" if only else f"residuals_{index}", title, alt, *images(figure))
 
 
 def _draw_residuals(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -427,6 +477,7 @@ def _draw_joint(axes: Axes, found: Mapping[str, Any], metrics: Mapping[str, Any]
     # equal ends, as of a single filled bin, are no scale
     low, high = (float(np.nanmin(shown)), float(np.nanmax(shown))) if (total > 0).any() else (1.0, 1.0)
     image = axes.pcolormesh(edges, edges, shown.T, cmap="viridis", norm=LogNorm(low, max(high, 1.01 * low)))
+    image.set_rasterized(True)  # as thousands of rectangles the SVG would be large
     axes.plot(edges[[0, -1]], edges[[0, -1]], color=COLOURS[1], linestyle="--", linewidth=1)
     axes.set(xlabel="true", ylabel="predicted")
     if axes.figure is not None:

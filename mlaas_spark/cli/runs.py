@@ -97,13 +97,15 @@ def compare_runs(
         list[str], typer.Argument(metavar="RUN...", help="Run folders, or runs of the list by the beginning of a name.")
     ],
     home: _Home = None,
+    out: Annotated[str | None, typer.Option("--out", help="Also write a page: FILE.html, or a URL.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show runs side by side: metrics and times, and in what their config, data and code differ.
 
-    Example: mlaas-spark runs compare demo/20260101T000000Z demo/20260102T000000Z
+    Example: mlaas-spark runs compare demo/20260101T000000Z demo/20260102T000000Z --out compared.html
     """
-    from mlaas_spark import history
+    from mlaas_spark import history, storage
+    from mlaas_spark.report import render_comparison
 
     if len(named) < 2:
         msg = "name two runs or more, as they stand in runs list"
@@ -111,6 +113,10 @@ def compare_runs(
     folder = home or resolved(context).runs
     found: list[Run] = [history.read(history.of_name(run, folder)) for run in named]
     compared = history.compare(found)
+    if out:
+        page = render_comparison([run.to_json() for run in found], compared.to_json())
+        storage.write_atomic(storage.absolute(out), page.encode())
+        show.remark(f"written: {out}")
     if as_json:
         show.as_json(compared.to_json())
         return

@@ -108,6 +108,21 @@ def _first(stream: ChunkStream, split: str, most: int | None, seed: int | None) 
                 return
 
 
+def some(stream: ChunkStream, split: str, most: int, seed: int) -> Batch:
+    """The first ``most`` events of a split in the order of a seed, or all of fewer; raises as :func:`predict`."""
+    parts = [  # a batch is a view of a row group, which can go
+        replace(
+            batch,
+            matrix=batch.matrix.copy(),
+            mask=batch.mask.copy(),
+            label=batch.label.copy(),
+            weight=batch.weight.copy(),
+        )
+        for batch in _first(stream, split, most, seed)
+    ]
+    return Batch.join(parts)
+
+
 def _scores(judged: Judged, batch: Batch, split: str) -> npt.NDArray[np.float32]:
     with known_remarks():
         try:
@@ -198,17 +213,7 @@ def importance(judged: Judged, stream: ChunkStream, split: str, config: Evaluate
     spans = {name: stream.transform.layout.span(name) for name in stream.transform.layout.branches}
     repeats = max(1, min(config.importance_repeats, _MOST_SCORED // (config.importance_events * len(spans))))
     events = min(config.importance_events, max(_MOST_SCORED // len(spans), _FEWEST))
-    parts = [  # a batch is a view of a row group, which can go
-        replace(
-            batch,
-            matrix=batch.matrix.copy(),
-            mask=batch.mask.copy(),
-            label=batch.label.copy(),
-            weight=batch.weight.copy(),
-        )
-        for batch in _first(stream, split, events, config.seed)
-    ]
-    sample = Batch.join(parts)
+    sample = some(stream, split, events, config.seed)
 
     def score(matrix: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         whole = replace(sample, matrix=matrix, mask=mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
@@ -15,7 +16,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 import pytest
@@ -262,10 +263,12 @@ def install(program: str, package: str) -> None:
     if os.geteuid() or not shutil.which("apt-get"):
         pytest.skip(f"{program} is missing, and only root can install {package} with apt-get")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", package]):
-        subprocess.run(  # noqa: S603 - the command is ours
-            command, check=True, env=environment, capture_output=True, stdin=subprocess.DEVNULL
-        )
+    with (Path(gettempdir()) / "mlaas_spark_tests.apt").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of another folder may be at it, and apt-get waits for nobody
+        for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", package]):
+            subprocess.run(  # noqa: S603 - the command is ours
+                command, check=True, env=environment, capture_output=True, stdin=subprocess.DEVNULL
+            )
 
 
 def debian_torch() -> dict[str, str]:

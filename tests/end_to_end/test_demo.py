@@ -114,7 +114,11 @@ def test_run_folder_has_every_file_and_they_agree(submitted: tuple[Path, str]) -
     assert [stage["name"] for stage in run["stages"]][-4:] == ["chunks", "train", "evaluate", "export"]
     assert run["digests"]["content"] == manifest.read(run["chunks"]).content_digest
     assert "train done in" in (folder / "log").read_text()
-    assert f"{metrics['auc']:.4f}" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert f"{metrics['auc']:.4f}" in report
+    assert report.count('<svg class="small"') == 14 + 9  # values of each branch, lengths of the jagged ones
+    assert f"are of {run['events']['train']:,} training events, each class to the same area" in report
+    assert f"{folder}/config.yaml" in report
     assert json.loads((folder / "skipped.json").read_text()) == {
         "branches": [],
         "files": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -133,7 +134,11 @@ def test_verbs_show_runs_and_tell_machines(tmp_path: Path, capsys: pytest.Captur
     assert "cccccccccccc " in shown
     compared: dict[str, Any] = json.loads(said("compare", "a/1", "a/2", "--runs", str(tmp_path), "--json"))
     assert compared["settings"] == {"train.epochs": [3, 5]}
-    text = said("compare", "a/1", "a/2", "--runs", str(tmp_path))
+    page = tmp_path / "pages" / "compared.html"
+    text = said("compare", "a/1", "a/2", "--runs", str(tmp_path), "--out", str(page))
+    assert re.search(
+        r"train\.epochs</th><td class=\"path\"><code>3</code></td><td class=\"path\"><code>5", page.read_text()
+    )
     assert [line.split() for line in text.splitlines() if line.startswith("train.epochs")] == [
         ["train.epochs", "3", "5"]
     ]

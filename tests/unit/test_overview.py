@@ -72,5 +72,5 @@ def test_scores_of_several_outputs_have_a_curve_each_and_events_without_a_score_
 def test_a_gallery_escapes_names() -> None:
     html = overview.of_specs(*_of(("MET_pt", "Jet_pt")))._repr_html_()
     assert html.count("<img") == 2
-    hostile = overview.Gallery((Plot("x", "<script>", '"><script>', b""),))._repr_html_()
+    hostile = overview.Gallery((Plot("x", "<script>", '"><script>', b"", b""),))._repr_html_()
     assert "<script>" not in hostile

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +98,7 @@ def test_equal_metrics_give_equal_images_and_others_do_not() -> None:
     found = only(metrics(), "scores", "importance")
     other = {**found, "importance": importance("MET_pt")}
     first, again, changed = draw(found), draw(found), draw(other)
-    assert [plot.png for plot in first] == [plot.png for plot in again]
+    assert first == again
     assert first[-1].png != changed[-1].png
 
 
@@ -138,3 +140,25 @@ def test_very_many_classes_are_drawn() -> None:
 
 def test_metrics_of_nothing_have_no_image() -> None:
     assert draw({"auc": None, "notes": [], "split": "test"}) == []
+
+
+def test_each_plot_is_also_an_svg_that_follows_the_theme_and_holds_no_text_of_the_users() -> None:
+    told = metrics(class_names={"0": "</svg><script>alert(1)</script>", "1": "#0072b2 --> x"})
+    for plot in draw(told):
+        text = plot.svg.decode()
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - ours
+        assert "alert" not in text
+        assert "<!--" not in text
+        assert "@media screen and (prefers-color-scheme: dark)" in text
+        used = set(re.findall(r"var\((--c\d+)\)", text))
+        assert "--c0" in used
+        assert used <= set(re.findall(r"(--c\d+):#[0-9a-f]{6}", text))
+        # beside the colours of the theme only those of heat maps, and of what is written on them
+        assert plot.name == "confusion" or not set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", text)) - {"#ffffff"}
+
+
+def test_panels_of_an_svg_lie_below_each_other() -> None:
+    (roc,) = (plot for plot in draw(metrics()) if plot.name == "roc")
+    _, _, width, height = map(float, str(ET.fromstring(roc.svg).get("viewBox")).split())  # noqa: S314 - ours
+    assert height == pytest.approx(1.5 * width)
+    assert pixels(roc).shape[1] > 2 * pixels(roc).shape[0]

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
+import json
 import re
+import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig, Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.plots import Plot
-from mlaas_spark.report import RunReport, render
+from mlaas_spark.report import RunReport, matrix, mixing, page, render, render_comparison, timings
+from mlaas_spark.report.histograms import BINS, Histogram, histograms, of_lengths
 from mlaas_spark.schema import Branch, EventSchema, Omitted
 from mlaas_spark.transform import FeatureTransform
 
 HOSTILE = "<script>alert(1)</script>"
-PNG = b"\x89PNG of a test"
-VOID = {"meta", "br", "img", "hr", "link", "input", "path", "use"}
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+VOID = {"meta", "br", "img", "hr", "link", "input", "use"}
 
 
 def report(**changes: Any) -> RunReport:
@@ -41,7 +49,7 @@ def report(**changes: Any) -> RunReport:
     )
     values: dict[str, Any] = {
         "name": "a run",
-        "config_yaml": f"name: {HOSTILE}\n",
+        "config_yaml": yaml.safe_dump({"name": HOSTILE, "train": {"epochs": 5, "batch_size": 77}}),
         "command": f"mlaas-spark train {HOSTILE}",
         "run": {
             "started": "2026-01-01T00:00:00+00:00",
@@ -50,6 +58,8 @@ def report(**changes: Any) -> RunReport:
             "digests": {"content": "c" * 64},
             "versions": {"mlaas-spark": "0.1.0"},
             "bundle": "model_0123",
+            "chunks": "/runs/chunks",
+            "resumed": None,
         },
         "manifest": manifest,
         "specs": specs,
@@ -65,7 +75,10 @@ def report(**changes: Any) -> RunReport:
             "notes": [],
         },
         "bundle": "/runs/bundle/model_0123.tar.gz",
-        "plots": (Plot("roc", f"ROC {HOSTILE}", f'curves" {HOSTILE}', PNG),),
+        "plots": (Plot("roc", f"ROC {HOSTILE}", f'curves" {HOSTILE}', b"PNG", SVG),),
+        "folder": f"/runs/{HOSTILE}",
+        "histograms": {"MET": Histogram(0.0, 3.0, {"0": (1, 0, 3), "1": (0, 2, 2)}, 1)},
+        "sampled": 9,
     }
     return RunReport(**{**values, **changes})
 
@@ -78,11 +91,13 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.keys: set[str] = set()
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.keys |= {key for key, _ in attrs}
         self.addresses += [value or "" for key, value in attrs if key in {"src", "href", "action", "data"}]
         if tag not in VOID:
             self.open.append(tag)
@@ -101,11 +116,36 @@ def test_every_tag_is_closed_in_its_order() -> None:
     assert Page(render(report())).open == []
 
 
-def test_names_from_files_and_users_are_escaped_everywhere() -> None:
-    page = render(report(name=HOSTILE))
-    assert HOSTILE not in page
-    assert page.count("&lt;script&gt;") >= 5
-    assert "script" not in Page(page).tags
+@pytest.mark.parametrize("hostile", [HOSTILE, '"><img src=x onerror=alert(1)>', "</script></style></table>"])
+def test_names_from_files_and_users_are_escaped_everywhere(hostile: str) -> None:
+    branches = [Branch(hostile, hostile, "float32", jagged=False), Branch("n", "n", "float32", jagged=True)]
+    specs = Specs.of(pa.RecordBatch.from_pydict({hostile: [1.0, 2.0], "n": [[1.0], []]}), [hostile, "n"])
+    schema = EventSchema.of(branches, [Omitted(f"b{hostile}", f"why {hostile}")])
+    file = PlannedFile(f"/data/{hostile}.root", Format.ROOT, f"T{hostile}", "0" * 32, 2, 1.0, 1.0, "", (0, 2))
+    made = render(
+        report(
+            name=hostile,
+            command=f"train {hostile}",
+            config_yaml=yaml.safe_dump({"name": hostile}),
+            specs=specs,
+            transform=FeatureTransform.of(specs, FeatureConfig()),
+            plan=Plan((file,), schema, (EntryRange(0, 0, 2, 2),)),
+            bundle=f"/runs/{hostile}.tar.gz",
+            folder=f"/runs/{hostile}",
+            histograms={hostile: Histogram(0.0, 1.0, {hostile: (1, 2)}, 0)},
+            plots=(Plot("roc", hostile, hostile, b"", SVG),),
+            metrics={"class_names": {"0": hostile}, "notes": [hostile], "split": "test"},
+        )
+    )
+    assert hostile not in made
+    assert Page(made).open == []
+    assert Page(made).tags.count("script") == 1
+    assert Page(made).tags.count("img") == 1
+    assert not {key for key in Page(made).keys if key.startswith("on")}
+
+
+def test_a_name_is_no_template() -> None:
+    assert "<h1>{{ 7 * 7 }}</h1>" in render(report(name="{{ 7 * 7 }}"))
 
 
 def test_control_codes_of_names_are_spelled_out() -> None:
@@ -115,9 +155,19 @@ def test_control_codes_of_names_are_spelled_out() -> None:
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:
-    page = render(report())
-    assert all(address.startswith(("#", "data:image/png;base64,")) for address in Page(page).addresses)
-    assert not re.search(r"@import|url\((?!#)", page)
+    made = render(report())
+    assert all(address.startswith(("#", "data:image/svg+xml;base64,")) for address in Page(made).addresses)
+    assert not re.search(r"@import|url\((?!#)", made)
+
+
+def test_the_page_forbids_itself_whatever_it_does_not_need() -> None:
+    made = render(report())
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', made)
+    assert policy.startswith("default-src &#39;none&#39;; img-src data:")
+    (script,) = re.findall(r"<script>(.*?)</script>", made, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"&#39;sha256-{digest}&#39;" in policy.replace("&#43;", "+")
+    assert "innerHTML" not in script
 
 
 def test_equal_reports_give_equal_pages() -> None:
@@ -129,21 +179,165 @@ def test_page_tells_results_and_how_to_serve_them(part: str) -> None:
     assert part in render(report())
 
 
-def test_values_cut_by_a_cap_are_shown_with_their_branch() -> None:
-    row = re.search(r'<th scope="row">Jet_pt</th>(.*?)</tr>', render(report()))
-    assert row is not None
-    cells = re.findall(r'<td class="n">(.*?)</td>', row.group(1))
-    assert cells[:4] == ["2", "1", "1", "3"]  # columns, cut, min, max
+def cells(made: str, name: str) -> list[str]:
+    """Numbers in the row of a table that is called so."""
+    row = re.search(rf'<th scope="row"[^>]*>{re.escape(name)}</th>(.*?)</tr>', made, re.DOTALL)
+    assert row is not None, name
+    return re.findall(r'<td class="n"[^>]*>(.*?)</td>', row.group(1))
+
+
+def test_specs_are_shown_with_what_a_cap_cuts() -> None:
+    # columns, longest, min, max, mean, std, zero, NaN and inf, padding, cut
+    assert cells(render(report()), "Jet_pt") == ["2", "3", "1", "3", "2", "0.8165", "0.0 %", "0", "50.0 %", "1"]
+    assert cells(render(report()), "MET") == ["1", "1", "1", "2", "1.5", "0.5", "0.0 %", "0", "0.0 %", "0"]
 
 
 def test_share_of_the_matrix_that_is_values() -> None:
     # 2 events x 3 columns: 2 flat values and 2 of the 3 jagged ones
-    assert "66.7 % of the matrix are values" in render(report())
+    assert "66.7 % of the matrix are values, 33.3 % padding, 0.0 % missing" in render(report())
+
+
+def test_every_cell_of_the_matrix_is_a_value_padding_or_missing() -> None:
+    batch = pa.RecordBatch.from_pydict(
+        {"a": [1.0, float("nan"), 2.0], "b": [[1.0, float("inf")], [], [1.0, 2.0, 3.0, 4.0]]}
+    )
+    specs = Specs.of(batch, ["a", "b"])
+    transform = FeatureTransform.of(specs, FeatureConfig(caps={"b": 3}))
+    found = matrix.filling(specs, transform)
+    assert found is not None
+    made = transform.matrix(batch)
+    whole = matrix.together(found)
+    assert whole.cells == made.mask.size
+    assert whole.values == made.mask.sum()
+    assert whole.missing == made.missing.sum()
+    assert whole.cut == made.cut.sum() == 1
+
+
+def test_specs_of_ranges_alone_tell_of_no_padding() -> None:
+    ranges = Specs(0, {name: replace(stats, count=0) for name, stats in report().specs.branches.items()})
+    made = render(report(specs=ranges))
+    assert "The specs hold ranges only" in made
+    assert cells(made, "MET") == ["1", "1", "1", "2"]
+
+
+def test_caps_that_would_save_columns_are_told_as_the_config_takes_them() -> None:
+    lengths = [[1.0]] * 199 + [[1.0] * 50]
+    specs = Specs.of(pa.RecordBatch.from_pydict({"b": lengths}), ["b"])
+    found = matrix.caps(specs, FeatureTransform.of(specs, FeatureConfig()))
+    assert found is not None
+    assert (found.width, yaml.safe_load(found.text)) == (1, {"features": {"caps": {"b": 1}}})
+    assert matrix.caps(specs, FeatureTransform.of(specs, FeatureConfig(caps={"b": 1}))) is None
+
+
+def test_settings_that_are_not_the_default_are_shown_and_no_others() -> None:
+    made = render(report())
+    asked = made[made.index('id="asked-c"') : made.index("The whole config")]
+    assert re.findall(r'<th scope="row"><code>(.*?)</code>', asked) == ["name", "train.batch_size"]
+    assert "77" in asked
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called() -> None:
+    made = html.unescape(render(report(folder="/runs/it's a run", bundle="/runs/it's a run/b.tar.gz")))
+    (again,) = re.findall(r"<pre [^>]*>(mlaas-spark train --config .*?)</pre>", made)
+    assert shlex.split(again)[-1] == "/runs/it's a run/config.yaml"
+    (check,) = re.findall(r"<pre [^>]*>(mlaas-spark serve-check .*?)</pre>", made)
+    assert shlex.split(check) == ["mlaas-spark", "serve-check", "/runs/it's a run/b.tar.gz"]
+    (curl,) = re.findall(r"<pre [^>]*>(curl .*?)</pre>", made)
+    assert json.loads(shlex.split(curl)[4].replace("[...]", "[]"))["model"] == "model_0123"
+
+
+def test_the_bottleneck_is_the_longest_stage() -> None:
+    stages = [
+        {"name": name, "seconds": seconds, "events": None, "khz": None}
+        for name, seconds in (("specs", 3.0), ("train", 40.0), ("export", 7.0))
+    ]
+    run = {**report().run, "stages": stages}
+    found = timings.timings(run)
+    assert [(stage.name, stage.share) for stage in found] == [
+        ("specs", 3 / 60),
+        ("train", 40 / 60),
+        ("export", 7 / 60),
+        ("between the stages", 10 / 60),
+    ]
+    told = timings.bottleneck(found)
+    assert told is not None
+    assert told[0].name == "train"
+    assert "train.epochs" in told[1]
+    assert "The bottleneck is <strong>train</strong>: 40 s, 66.7 % of the run" in render(report(run=run))
+
+
+def test_chunks_tell_files_splits_and_labels() -> None:
+    files = (
+        DataFile("train/0.parquet", 6, 10, ((0, 0, 3), (1, 0, 3)), "d", 0, "train", {"0": 3, "1": 3}),
+        DataFile("test/0.parquet", 2, 10, ((2, 0, 2),), "d", 0, "test", {"0": 2}),
+        DataFile("train/1.parquet", 4, 10, ((0, 3, 7),), "d", 1, "train", {"1": 4}),
+    )
+    manifest = replace(report().manifest, files=files)
+    first, second = mixing.chunks(manifest)
+    assert (first.events, first.files, first.splits) == (8, 3, {"train": 6, "test": 2})
+    assert (first.share("0"), second.share("1"), second.files) == (5 / 8, 1.0, 1)
+    assert [(one.label, one.share, one.least, one.most) for one in mixing.spreads([first, second])] == [
+        ("0", 5 / 12, 0.0, 5 / 8),
+        ("1", 7 / 12, 3 / 8, 1.0),
+    ]
+    assert "41.7 % of all events, 0.0 % to 62.5 % of a chunk" in render(report(manifest=manifest))
+
+
+def test_histograms_are_of_the_values_before_normalisation() -> None:
+    rng = np.random.default_rng(4)
+    flat, lengths = rng.normal(50, 9, 500).astype(np.float32), rng.integers(0, 4, 500)
+    batch = pa.RecordBatch.from_pydict({"x": flat, "n": [list(np.arange(n, dtype=np.float32)) for n in lengths]})
+    specs = Specs.of(batch, ["x", "n"])
+    transform = FeatureTransform.of(specs, FeatureConfig(normalise="standard"))
+    made = transform.matrix(batch)
+    first = np.arange(500) < 200
+    found = histograms(made.matrix, made.mask, transform, {"0": first, "1": ~first})
+    x, n = found["x"], found["n"]
+    low, high = np.quantile(flat.astype(np.float64), [0.002, 0.998])
+    assert (x.low, x.high) == pytest.approx((low, high), rel=1e-4)
+    assert x.bins == BINS
+    assert sum(map(sum, x.counts.values())) + x.outside == 500
+    assert (n.ends, n.whole) == ((0.0, 2.0), True)
+    assert n.counts["0"] == tuple(int((lengths[:200] > value).sum()) for value in range(3))
+    assert n.counts["1"] == tuple(int((lengths[200:] > value).sum()) for value in range(3))
+
+
+def test_histograms_of_lengths_count_every_event() -> None:
+    found = of_lengths((4, 0, 3))
+    assert found is not None
+    assert (found.counts[""], found.ends, found.outside) == ((4, 0, 3), (0.0, 2.0), 0)
+    assert of_lengths(()) is None
+    many = of_lengths((1000, *[0] * 98, 1))
+    assert many is not None
+    assert sum(many.counts[""]) + many.outside == 1001
+    assert many.bins <= BINS
+
+
+def test_a_branch_that_the_normalisation_flattens_is_told() -> None:
+    batch = pa.RecordBatch.from_pydict({"MET": [1.0, 2.0], "Jet_pt": [[5.0], [5.0]]})
+    specs = Specs.of(batch, ["MET", "Jet_pt"])
+    made = render(report(specs=specs, transform=FeatureTransform.of(specs, FeatureConfig())))
+    assert "The normalisation leaves nothing of Jet_pt:" in made
+    assert "leaves nothing of" not in render(report())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.42, "0.4 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (7260.0, "2 h 1 min")]
+)
+def test_times_are_said_as_people_say_them(value: float, said: str) -> None:
+    assert page.seconds(value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "0.0 %"), (1e-6, "< 0.1 %"), (0.5, "50.0 %"), (0.99999, "> 99.9 %"), (1.0, "100.0 %")]
+)
+def test_shares_are_nothing_or_all_only_if_they_are(value: float, said: str) -> None:
+    assert page.percent(value) == said
 
 
 def test_images_are_in_the_page_with_words_for_those_who_do_not_see_them() -> None:
     (address,) = (address for address in Page(render(report())).addresses if address.startswith("data:"))
-    assert base64.b64decode(address.partition(",")[2]) == PNG
+    assert base64.b64decode(address.partition(",")[2]) == SVG
     assert re.search(r'<img src="data:[^"]*" alt="curves&#34; &lt;script&gt;', render(report()))
 
 
@@ -166,3 +360,51 @@ def test_a_regression_shows_its_errors_among_the_numbers() -> None:
     page = render(report(metrics={"residuals": {"E_true": of}, "notes": []}))
     assert "RMSE of E_true" in page
     assert page.count("0.125") >= 8
+
+
+def compared(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Two runs and their comparison, as mlaas_spark.history gives them."""
+    runs = [
+        {"name": f"demo/{k} {HOSTILE}", "folder": f"/runs/{k}", "started": "2026-01-01T00:00:00+00:00"}
+        | {"command": f"mlaas-spark train {HOSTILE}", "split": "test", "events": {"train": 1000 * (k + 1)}}
+        for k in range(2)
+    ]
+    comparison = {
+        "metrics": {
+            "auc": (0.8, 0.9),
+            "loss": (0.5, 0.6),
+            f"{HOSTILE}.rmse": (1.0, None),
+            "auc_interval.std": (0.1, 0.2),
+        },
+        "seconds": {"specs": (1.0, 3.0), "train": (4.0, None)},
+        "settings": {"train.epochs": (5, 7), "name": (HOSTILE, None)},
+        "data": {},
+        "code": {"keras": ("3.1", "3.2")},
+    }
+    return runs, {**comparison, **changes}
+
+
+def test_a_comparison_shows_values_differences_and_the_best() -> None:
+    made = render_comparison(*compared())
+    assert Page(made).open == []
+    assert HOSTILE not in made
+    assert Page(made).tags.count("script") == 1
+    rows = {
+        name: re.findall(r'<td class="n([^"]*)">([^<]*)', row)
+        for name, row in re.findall(r'<th scope="row">(auc|loss|auc_interval.std)</th>(.*?)</tr>', made, re.DOTALL)
+    }
+    assert rows == {
+        "auc": [("", "0.8"), (" best", "0.9"), (" soft", "+0.1")],
+        "loss": [(" best", "0.5"), ("", "0.6"), (" soft", "+0.1")],
+        "auc_interval.std": [("", "0.1"), ("", "0.2"), (" soft", "+0.1")],
+    }
+    assert "The data are the same, to the digest of all values." in made
+    assert re.search(r'<th scope="row">all</th><td class="n">5.0</td><td class="n">3.0</td>', made)
+
+
+def test_a_comparison_says_when_metrics_are_of_different_events() -> None:
+    runs, rows = compared()
+    assert "of different events" not in render_comparison(runs, rows)
+    assert "of different events: test, validation" in render_comparison(
+        [runs[0], {**runs[1], "split": "validation"}], rows
+    )

@@ -1,0 +1,75 @@
+"""A page of runs side by side: what came of each, what it took, and in what they differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlaas_spark.report import page
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_LESS_IS_BETTER = ("loss", "brier", "ece", "rmse")
+_MORE_IS_BETTER = ("accuracy", "auc", "auc_weighted", "r2")
+
+
+def render_comparison(runs: Sequence[Mapping[str, Any]], comparison: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
+    """The page; every value is escaped.
+
+    Args:
+        runs: Of each run ``name``, ``folder``, ``started``, ``command``, ``split`` (which events its metrics are of)
+            and ``events``.
+        comparison: Rows of ``metrics``, ``seconds``, ``settings``, ``data`` and ``code``: a value for each run, None
+            where it has none. Of the last three only what differs.
+    """
+    letters = [_letter(place) for place in range(len(runs))]
+    metrics = [(name, values, _best(name, values), _steps(values)) for name, values in comparison["metrics"].items()]
+    seconds = list(comparison["seconds"].items())
+    totals = [sum(values[place] or 0.0 for _, values in seconds) for place in range(len(runs))]
+    differing = [
+        (key, title, same, [(name, [_said(value) for value in values]) for name, values in comparison[key].items()])
+        for key, title, same in (
+            ("settings", "Config", "The config is the same."),
+            ("data", "Data", "The data are the same, to the digest of all values."),
+            ("code", "Code", "Versions of Python, of packages and of the machine are the same."),
+        )
+    ]
+    return page.fill(
+        "comparison.html.j2",
+        {
+            "runs": list(zip(letters, runs, strict=True)),
+            "letters": letters,
+            "metrics": metrics,
+            "splits": sorted({str(run["split"]) for run in runs}),
+            "seconds": seconds,
+            "totals": totals,
+            "longest": max((value or 0.0 for _, values in seconds for value in values), default=0.0) or 1.0,
+            "differing": differing,
+        },
+    )
+
+
+def _letter(place: int) -> str:
+    """A, B, ..., Z, A1, B1, ..."""
+    turn, letter = divmod(place, 26)
+    return chr(ord("A") + letter) + (str(turn) if turn else "")
+
+
+def _best(name: str, values: Sequence[Any]) -> set[int]:
+    """Places of the best of different values, where one way is better."""
+    last = name.rpartition(".")[2]
+    known = [value for value in values if isinstance(value, (int, float))]
+    if len(set(known)) < 2 or last not in (*_LESS_IS_BETTER, *_MORE_IS_BETTER):
+        return set()
+    best = min(known) if last in _LESS_IS_BETTER else max(known)
+    return {place for place, value in enumerate(values) if value == best}
+
+
+def _steps(values: Sequence[Any]) -> list[float | None]:
+    """Differences to the first run, for the others."""
+    first, *others = values
+    return [None if first is None or other is None else other - first for other in others]
+
+
+def _said(value: Any) -> str:
+    return "-" if value is None else page.short(value) if isinstance(value, float) else str(value)
