@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-quick bench-growth pack lock clean
+.PHONY: help demo test soak check format bench bench-quick bench-growth pack lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -29,6 +29,10 @@ demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sa
 
 test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Not with -n: what is killed at random moments is measured by the clock. The table of what fired is printed at the end.
+soak: $(INSTALLED) java  ## Faults by the hundred, some hours: kills at random moments and at each step of a commit
+	@$(BIN)/python -m pytest -m 'soak or faults' -rA --durations=10 tests
 
 check: $(INSTALLED)  ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

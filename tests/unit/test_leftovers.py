@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlaas_spark import leftovers, storage
-from mlaas_spark import manifest as manifests
 from mlaas_spark.cli import main
 from mlaas_spark.errors import FilesetError
 from mlaas_spark.lease import Lease, held
@@ -131,7 +130,7 @@ def test_what_a_published_version_needs_stays_and_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifests.storage, dies_in, dies)
+        patched.setattr(storage, dies_in, dies)
         with pytest.raises(KeyboardInterrupt):
             committed(tmp_path / "out")
     (item,) = find(str(tmp_path), silent=0)

@@ -49,6 +49,9 @@ class Made:
     def reader(self, plan: Plan) -> Any:
         raise NotImplementedError
 
+    def reordered(self, places: Any) -> Any:
+        raise NotImplementedError
+
 
 def events_of(names: Sequence[str], entries: int = ENTRIES) -> Events:
     """The events of files of these names, a third of which fail the selection."""
