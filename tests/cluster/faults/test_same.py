@@ -14,7 +14,8 @@ import pytest
 import uproot
 
 from mlaas_spark import demo
-from mlaas_spark.config import Config, resolve
+from mlaas_spark.config import Config, InputConfig, resolve
+from mlaas_spark.errors import UnreadableInputError
 from mlaas_spark.fileset import fileset
 from mlaas_spark.spark import chunks, session, specs
 from mlaas_spark.spark.convert import convert
