@@ -27,6 +27,7 @@ KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.SpecsError: ("no",),
     errors.SpecsMismatchError: ("no",),
     errors.ChunkError: ("no",),
+    errors.ConflictError: ("out/_manifests/000002.json",),
     errors.ModelContractError: ("no",),
     errors.ExportError: ("no",),
     errors.ServingError: ("no",),
