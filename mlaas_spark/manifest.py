@@ -246,7 +246,8 @@ class Manifest:
         place = {old: new for new, old in enumerate(order)}
         inputs = [self.inputs[old].content for old in order]
         files = sorted(
-            [f.chunk, f.split, f.rows, sorted((place[i], a, b) for i, a, b in f.ranges), f.digest] for f in self.files
+            [f.chunk, f.split, f.rows, sorted((place.get(i, i), a, b) for i, a, b in f.ranges), f.digest]
+            for f in self.files
         )
         content = [self.layout, self.schema.digest(), inputs, files]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

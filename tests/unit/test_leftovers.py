@@ -113,6 +113,7 @@ def test_where_the_file_system_does_not_tell_times_staging_without_a_lease_stays
 
 def test_empty_staging_is_removed(tmp_path: Path) -> None:
     stage(str(tmp_path / "out"), REQUEST)
+    (tmp_path / "other" / "_staging").mkdir(parents=True)
     sweep(find(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
