@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format bench bench-quick bench-growth pack sbom audit lock clean
+.PHONY: help demo test soak check docs format bench bench-quick bench-growth pack sbom audit lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -30,6 +30,10 @@ demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sa
 
 test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Not with -n: what is killed at random moments is measured by the clock. The table of what fired is printed at the end.
+soak: $(INSTALLED) java  ## Faults by the hundred, some hours: kills at random moments and at each step of a commit
+	@$(BIN)/python -m pytest -m 'soak or faults' -rA --durations=10 tests
 
 check: $(INSTALLED) docs  ## Format, lint, types, import contracts, the documentation's site
 	@$(BIN)/ruff format --check .
@@ -116,7 +120,7 @@ $(PACKED): $(PACK)/.installed $(INSTALLED) $(shell find mlaas_spark -type f -not
 	@$(BIN)/venv-pack --quiet --force --prefix $(PACK) --output $@ --compress-level 1 $(UNPACKED:%=--exclude '*/%/*')
 	@echo "$@: $$(du -h $@ | cut -f1); see docs/cluster.md"
 
-.PHONY: help demo test check docs format bench bench-quick bench-growth pack sbom audit lock clean
+.PHONY: help demo test soak check docs format bench bench-quick bench-growth pack sbom audit lock clean
 java:
 	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
 	found=$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1 || true); \

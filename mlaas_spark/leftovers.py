@@ -87,10 +87,12 @@ def sweep(found: Iterable[Leftover]) -> list[Leftover]:
     removed = [item for item in found if not item.stays]
     for item in removed:
         storage.remove(item.path)
-        above = item.path.rpartition("/")[0]
+        above, _, name = item.path.rpartition("/")
         if above.endswith(f"/{STAGING}"):
             storage.remove_empty(above)
-            storage.remove_empty(above.rpartition("/")[0])  # of a data set that never was
+            above, name = above.rpartition("/")[0], STAGING
+        if name == STAGING:
+            storage.remove_empty(above)  # of a data set that never was
     return removed
 
 
@@ -117,19 +119,29 @@ def _folders(folder: str, depth: int) -> Iterator[str]:
 def _below(folder: str, depth: int, now: float, silent: float) -> Iterator[Leftover]:
     for place in _folders(folder, depth):
         names = storage.children(place)
-        for name in names:
-            if unfinished := _UNFINISHED.fullmatch(name):
-                yield _run(storage.join(place, name), unfinished["host"], int(unfinished["pid"]), now, silent)
-            elif _TEMPORARY.fullmatch(name):
-                yield _of_age(storage.join(place, name), now, silent)
+        yield from _parts(place, names, now, silent)
         if VERSIONS in names:
-            for name in storage.children(storage.join(place, VERSIONS)):
-                if _TEMPORARY.fullmatch(name):
-                    yield _of_age(storage.join(place, VERSIONS, name), now, silent)
+            versions = storage.join(place, VERSIONS)
+            yield from _parts(versions, storage.children(versions), now, silent)
         if STAGING in names:
-            needed = pending(place) if VERSIONS in names else None
-            for name in storage.children(storage.join(place, STAGING)):
-                yield _staging(storage.join(place, STAGING, name), now, silent, needed=name == needed)
+            yield from _stagings(place, now, silent, pending(place) if VERSIONS in names else None)
+
+
+def _parts(place: str, names: Iterable[str], now: float, silent: float) -> Iterator[Leftover]:
+    """Runs and files that are not yet whole."""
+    for name in names:
+        if unfinished := _UNFINISHED.fullmatch(name):
+            yield _run(storage.join(place, name), unfinished["host"], int(unfinished["pid"]), now, silent)
+        elif _TEMPORARY.fullmatch(name):
+            yield _of_age(storage.join(place, name), now, silent)
+
+
+def _stagings(place: str, now: float, silent: float, needed: str | None) -> Iterator[Leftover]:
+    above = storage.join(place, STAGING)
+    if not (names := storage.children(above)):
+        yield _leftover(above, now, "it is empty", stays=False)
+    for name in names:
+        yield _staging(storage.join(above, name), now, silent, needed=name == needed)
 
 
 def _staging(url: str, now: float, silent: float, *, needed: bool) -> Leftover:

@@ -238,9 +238,17 @@ class Manifest:
 
     @property
     def content_digest(self) -> str:
-        """SHA-256 over schema, inputs and values: not over file names, row groups, partitions or time."""
-        inputs = [item.content for item in self.inputs]
-        files = sorted([file.chunk, file.split, file.rows, sorted(file.ranges), file.digest] for file in self.files)
+        """SHA-256 over schema, inputs and values: not over names and order of inputs, files, partitions or time."""
+        return self._digest(sorted(range(len(self.inputs)), key=lambda place: json.dumps(self.inputs[place].content)))
+
+    def _digest(self, order: Sequence[int]) -> str:
+        """The content digest with the inputs in an order."""
+        place = {old: new for new, old in enumerate(order)}
+        inputs = [self.inputs[old].content for old in order]
+        files = sorted(
+            [f.chunk, f.split, f.rows, sorted((place.get(i, i), a, b) for i, a, b in f.ranges), f.digest]
+            for f in self.files
+        )
         content = [self.layout, self.schema.digest(), inputs, files]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -292,7 +300,8 @@ class Manifest:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"{source} is no manifest of a data set: {type(error).__name__} {error}"
             raise ChunkError(msg) from error
-        if recorded != manifest.content_digest:
+        # older versions had the digest of the inputs in the order in which they were named
+        if recorded not in {manifest.content_digest, manifest._digest(range(len(manifest.inputs)))}:
             msg = f"{source} was changed: its content digest {recorded[:12]} is not that of its content"
             raise ChunkError(msg)
         return manifest

@@ -119,11 +119,14 @@ def _no_part_of_it(config: ChunkConfig) -> dict[str, Any]:
 def build(events: Events, request: ChunkRequest, folder: str) -> Manifest:
     """Write the chunks of the events to ``folder`` and return the manifest; chunks that are there already are kept.
 
+    The order in which the files were named, and their names, make no difference.
+
     Raises:
         BranchNotFoundError: The events lack a feature or a key.
         ConfigError: Neither files nor an expression give a label.
         ChunkError: The folder holds other chunks or something else.
     """
+    events = events.by_content()
     _check_branches(events.plan, request)
     _check_labels(events.plan, request)
     selection = events.selection.text if events.selection else ""

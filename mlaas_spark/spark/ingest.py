@@ -35,7 +35,7 @@ from mlaas_spark.spark.session import on_executor
 from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
@@ -74,6 +74,9 @@ class Source(Protocol):
 
     def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
         """What ``work``, which is picklable, makes of these batches on executors, in order."""
+
+    def reordered(self, places: Mapping[int, int]) -> Source:
+        """The same for plans that have each file at another place."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,16 @@ class Events:
         return self.with_ranges(
             tuple(dataclasses.replace(r, events=events.get((r.file, r.start), 0)) for r in self.plan.ranges)
         )
+
+    def by_content(self) -> Events:
+        """The same events with the files in an order that is of their content alone, whatever they are called."""
+        files = self.plan.files
+        order = sorted(range(len(files)), key=lambda index: (files[index].uuid, files[index].tree, files[index].copy))
+        places = {old: new for new, old in enumerate(order)}
+        moved = (dataclasses.replace(entries, file=places[entries.file]) for entries in self.plan.ranges)
+        ranges = tuple(sorted(moved, key=lambda entries: (entries.file, entries.start)))
+        plan = dataclasses.replace(self.plan, files=tuple(files[old] for old in order), ranges=ranges)
+        return dataclasses.replace(self, plan=plan, source=self.source.reordered(places))
 
     def with_ranges(self, ranges: tuple[EntryRange, ...]) -> Events:
         """The same events with other ranges."""

@@ -19,7 +19,7 @@ from mlaas_spark.spark.headers import refuse_planted, refuse_xrootd
 from mlaas_spark.spark.session import numbers, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
 
@@ -58,6 +58,11 @@ class Ranges:
         """What ``work`` makes of the events."""
         read = self._reader(plan)
         return spread(spark, range(len(plan.ranges)), lambda numbers: work(read(numbers)))
+
+    def reordered(self, places: Mapping[int, int]) -> Ranges:
+        """Itself: a range says which file of the plan it is of."""
+        del places
+        return self
 
     def _reader(self, plan: Plan) -> Callable[[Iterator[int]], Batches]:
         """Reader of ranges by their numbers; a file whose ranges follow each other is opened once."""

@@ -33,7 +33,7 @@ from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
 from mlaas_spark.spark.session import gathered, literal, local, quoted, received, spread, unschemed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
@@ -111,6 +111,10 @@ class Records:
         # a file that has become shorter gives no row where it had a block, and no task that would see it
         spread(spark, sorted({(plan.files[r.file].path, plan.files[r.file].uuid) for r in plan.ranges}), _same)
         return made
+
+    def reordered(self, places: Mapping[int, int]) -> Records:
+        """The same for plans that have each file at another place."""
+        return replace(self, paths={path: places[file] for path, file in self.paths.items()})
 
     def of(self, files: Collection[int]) -> Records:
         """The rows of some files; Spark reads no other."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlaas_spark import leftovers, storage
-from mlaas_spark import manifest as manifests
 from mlaas_spark.cli import main
 from mlaas_spark.errors import FilesetError
 from mlaas_spark.lease import Lease, held
@@ -114,6 +113,7 @@ def test_where_the_file_system_does_not_tell_times_staging_without_a_lease_stays
 
 def test_empty_staging_is_removed(tmp_path: Path) -> None:
     stage(str(tmp_path / "out"), REQUEST)
+    (tmp_path / "other" / "_staging").mkdir(parents=True)
     sweep(find(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_what_a_published_version_needs_stays_and_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifests.storage, dies_in, dies)
+        patched.setattr(storage, dies_in, dies)
         with pytest.raises(KeyboardInterrupt):
             committed(tmp_path / "out")
     (item,) = find(str(tmp_path), silent=0)

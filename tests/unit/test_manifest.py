@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 from mlaas_spark import manifest as manifests
 from mlaas_spark import parquet, storage
 from mlaas_spark.config import Format, resolve
-from mlaas_spark.errors import ChunkError, ConfigError, FilesetError
+from mlaas_spark.errors import (
+    ChunkError,
+    ConfigError,
+    ConflictError,
+    FilesetError,
+    UnreadableInputError,
+    UnwritableOutputError,
+)
 from mlaas_spark.filesets import MANIFEST, fileset
 from mlaas_spark.manifest import (
     DataFile,
@@ -574,3 +581,161 @@ def test_request_digest_tells_where_one_part_ends() -> None:
     assert request_digest(["ab", "c"]) != request_digest(["a", "bc"])
     assert request_digest(["a", "b"]) == request_digest(iter(["a", "b"]))
     assert manifests.VERSION == 1
+
+
+def test_answer_to_a_record_that_was_lost_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = staging_of(tmp_path)
+    publish = storage.publish
+
+    def lost(url: str, content: bytes, within: str | None = None) -> bool:
+        publish(url, content, within)
+        raise UnwritableOutputError(url, "no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "publish", lost)
+        made = write_task(staging, 0)
+    assert staging.finished(TASKS[0]) == made
+    assert Path(staging.url, made[0].path).exists()
+
+
+def test_a_client_that_asked_twice_and_was_told_no_loses_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = staging_of(tmp_path)
+    publish = storage.publish
+
+    def twice(url: str, content: bytes, within: str | None = None) -> bool:
+        publish(url, content, within)
+        return publish(url, content, within)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "publish", twice)
+        made = write_task(staging, 0)
+        assert Path(staging.url, made[0].path).exists()
+        finish(staging)
+    assert_complete(tmp_path)
+
+
+def test_a_record_that_is_not_there_after_an_error_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = staging_of(tmp_path)
+
+    def fails(url: str, *_: object) -> bool:
+        raise UnwritableOutputError(url, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "publish", fails)
+        with pytest.raises(UnwritableOutputError, match="No space left"):
+            write_task(staging, 0)
+    assert staging.finished(TASKS[0]) is None
+
+
+def test_an_outcome_that_cannot_be_read_is_said_to_be_unknown_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = staging_of(tmp_path)
+    for part in range(3):
+        write_task(staging, part)
+    publish, exists = storage.publish, storage.exists
+
+    def down(url: str, *_: object) -> bool:
+        raise UnreadableInputError(url, "its server does not answer")
+
+    def lost(url: str, content: bytes, within: str | None = None) -> bool:
+        publish(url, content, within)
+        monkeypatch.setattr(storage, "exists", down)
+        raise UnwritableOutputError(url, "no answer")
+
+    monkeypatch.setattr(storage, "publish", lost)
+    with pytest.raises(UnwritableOutputError, match="whether it was committed is not known: run the job again"):
+        finish(staging)
+    monkeypatch.setattr(storage, "publish", publish)
+    monkeypatch.setattr(storage, "exists", exists)
+    assert len(list(Path(staging.url).glob("*.parquet"))) == 3
+    write(tmp_path)
+    assert_complete(tmp_path)
+
+
+def test_a_writer_that_was_overtaken_does_not_put_its_version_over_the_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = staging_of(tmp_path)
+    write_atomic = storage.write_atomic
+    newer: list[Manifest] = []
+
+    def overtaken(url: str, content: bytes, within: str | None = None) -> None:
+        if url.endswith(MANIFEST) and not newer:
+            (now,) = [json.loads(path.read_text()) for path in (tmp_path / "_manifests").iterdir()]
+            newer.append(replace(Manifest.from_json(now), version=2, digests={"plan": "newer"}))
+            (tmp_path / "_manifests" / "000002.json").write_text(json.dumps(newer[0].to_json()))
+            write_atomic(url, json.dumps(newer[0].to_json()).encode())
+        write_atomic(url, content, within)
+
+    monkeypatch.setattr(storage, "write_atomic", overtaken)
+    assert finish(staging) == newer[0]
+    assert read(str(tmp_path)) == newer[0]
+
+
+def test_a_writer_that_loses_the_version_leaves_its_files_in_staging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = staging_of(tmp_path), staging_of(tmp_path, OTHER)
+    write_task(two, 0)
+    publish = storage.publish
+
+    def raced(url: str, content: bytes, within: str | None = None) -> bool:
+        if url.endswith("000001.json"):
+            monkeypatch.setattr(storage, "publish", publish)
+            finish(one)
+        return publish(url, content, within)
+
+    monkeypatch.setattr(storage, "publish", raced)
+    with pytest.raises(ConflictError, match="another job has written other data meanwhile"):
+        finish(two, OTHER)
+    listed = {file.path for file in read(str(tmp_path)).files}
+    assert {path for path in paths_below(tmp_path) if path.startswith(("train/", "test/"))} == listed
+
+
+def test_a_staged_file_that_is_gone_is_made_again_by_a_rerun(tmp_path: Path) -> None:
+    staging = staging_of(tmp_path)
+    Path(staging.url, write_task(staging, 0)[0].path).unlink()
+    with pytest.raises(ChunkError, match="run the job again"):
+        finish(staging)
+    write(tmp_path)
+    assert_complete(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(staging=".."),
+        lambda c: c.update(staged={"train/0.parquet": "x"}),
+        lambda c: c["staged"].update({next(iter(c["staged"])): "../../etc/passwd"}),
+    ],
+)
+def test_a_version_moves_no_files_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    with monkeypatch.context() as patched:
+        crash_at(patched, "move", 1)
+        with pytest.raises(Crash):
+            finish(staging_of(tmp_path))
+    version = tmp_path / "_manifests" / "000001.json"
+    content = json.loads(version.read_text())
+    change(content)
+    version.write_text(json.dumps(content))
+    with pytest.raises(ChunkError, match="names staged files that are not in the staging folder"):
+        begin(str(tmp_path), REQUEST)
+
+
+def test_a_set_with_the_digest_of_older_versions_is_read(tmp_path: Path) -> None:
+    made = write(tmp_path)
+    other = Input("/data/g.root", "00" * 16, "Events", 30, 18, 1.0, 0.5)
+    several = replace(made, inputs=(*made.inputs, other))
+    swapped = replace(
+        several,
+        inputs=several.inputs[::-1],
+        files=tuple(replace(f, ranges=tuple((1 - i, a, b) for i, a, b in f.ranges)) for f in several.files),
+    )
+    assert swapped.content_digest == several.content_digest
+    content = several.to_json()
+    content["content_digest"] = several._digest(range(2))  # noqa: SLF001 - as it was
+    assert content["content_digest"] != several.content_digest
+    assert Manifest.from_json(content).inputs == several.inputs

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.faults)
+
+
 class Processes:
     """A small process that forks one for each order: what these do, and die of, is nothing to pytest."""
 

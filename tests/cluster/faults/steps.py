@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,26 +87,25 @@ def serve() -> None:
 
 def _forked(local: Any, order: dict[str, Any]) -> int:
     sys.stdout.flush()
-    child = os.fork()
-    if child:
+    if child := os.fork():
         return child
-    code = 70
     try:
-        with Path(order["out"]).open("w") as out:
-            os.dup2(out.fileno(), 1)
-            os.dup2(out.fileno(), 2)
-        if order.get("fault"):
-            Fault(**order["fault"]).arm()
-        code = getattr(local, order["do"])(*order["args"])
+        code = _child(local, order)
     except BaseException:  # noqa: BLE001 - whatever it is, the child says it and ends
-        import traceback
-
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return 0
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _child(local: Any, order: dict[str, Any]) -> int:
+    with Path(order["out"]).open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    if order.get("fault"):
+        Fault(**order["fault"]).arm()
+    return int(getattr(local, order["do"])(*order["args"]))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from mlaas_spark import demo
-from mlaas_spark.config import Config, resolve
+from mlaas_spark.config import Config, InputConfig, resolve
+from mlaas_spark.errors import UnreadableInputError
 from mlaas_spark.filesets import fileset
 from mlaas_spark.spark import chunks, session, specs
 from mlaas_spark.spark.convert import convert
@@ -95,3 +100,46 @@ def test_order_and_names_of_the_files_make_no_difference(
         renamed.append(Path(shutil.copy(path, folder / f"{9 - place}.root")))
     assert digests_of(spark, config_of(renamed), tmp_path) == expected
     row.tried, row.fired, row.same = row.tried + 1, row.fired + 1, row.same + 1
+
+
+def of_format(kind: str, folder: Path, seed: int) -> Path:
+    """A file of 600 events of the demo, of a seed, in a format."""
+    (path, _) = demo.generate(folder / "root", events=1_200, files=2, seed=seed)
+    if kind == "root":
+        return path
+    arrays = uproot.open(f"{path}:Events").arrays()
+    table = pa.Table.from_pylist(arrays.to_list())
+    made = folder / f"f.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, made, row_group_size=100)
+    elif kind == "json":
+        made.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        rows = [",".join(f'"{value}"' for value in row.values()) + "\n" for row in table.to_pylist()]
+        made.write_text(",".join(table.column_names) + "\n" + "".join(rows))
+    return made
+
+
+@pytest.mark.parametrize("now", ["another", "empty"])
+@pytest.mark.parametrize("kind", ["root", "parquet", "json", "csv"])
+def test_a_file_replaced_between_planning_and_reading_is_named(
+    spark: SparkSession, tmp_path: Path, kind: str, now: str
+) -> None:
+    """With as many entries, by a rename; or it has become empty."""
+    row = tally.of("input replaced between planning and reading")
+    row.tried += 1
+    planned, other = of_format(kind, tmp_path / "a", 1), of_format(kind, tmp_path / "b", 2)
+    config = InputConfig(files=(str(planned),))
+    events = open_events(spark, fileset(config), config, 100)
+    if now == "empty":
+        other.write_bytes(b"")
+    other.replace(planned)
+    row.fired += 1
+    with pytest.raises(UnreadableInputError) as caught:
+        convert(events, str(tmp_path / "out"))
+    assert caught.value.path == str(planned)
+    if now == "another":
+        assert "it was replaced since it was planned (uuid " in caught.value.why
+        assert events.plan.files[0].uuid in caught.value.why
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+    row.same += 1
