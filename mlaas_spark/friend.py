@@ -6,7 +6,9 @@ Format: https://root.cern/doc/master/classTTree.html, friends: its method AddFri
 
 from __future__ import annotations
 
+import struct
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,11 @@ import pyarrow.compute as pc
 import uproot
 
 from mlaas_spark import storage
-from mlaas_spark.errors import ConfigError, SpecsError
+from mlaas_spark.errors import ConfigError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.schema import HALF, of_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mlaas_spark.schema import Branch
 
@@ -103,6 +105,52 @@ def _write(batches: Iterable[pa.RecordBatch], friend: Friend, path: Path) -> Non
         for batch in of_size(batches, BASKET):
             refuse_missing(batch, friend.branches, "the rows")
             tree.extend({branch.name: _values(batch.column(branch.name), branch) for branch in friend.branches})
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A friend tree on disk.
+
+    Attributes:
+        entries: How many it has.
+        tree: The tree, uproot's.
+    """
+
+    entries: int
+    tree: Any
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Its entries, a basket's at a time, without the branches that count values."""
+        counters = {branch.count_branch.name for branch in self.tree.branches if branch.count_branch is not None}
+        names = [branch.name for branch in self.tree.branches if branch.name not in counters]
+        for start in range(0, self.entries, BASKET):
+            read = self.tree.arrays(names, entry_start=start, entry_stop=start + BASKET)
+            columns = [_arrow(read[name]) for name in names]
+            yield pa.RecordBatch.from_arrays(columns, names=names)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """The one tree of a file that :func:`write` has written.
+
+    Raises:
+        UnreadableInputError: It cannot be read.
+    """
+    try:
+        with uproot.open(path) as file:
+            (name,) = file.keys(filter_classname="TTree", cycle=False)
+            yield Opened(int(file[name].num_entries), file[name])
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AssertionError, struct.error) as error:
+        raise UnreadableInputError(str(path), reason(error)) from error
+
+
+def _arrow(values: Any) -> pa.Array:
+    """Numbers or lists of numbers."""
+    layout = ak.to_packed(values).layout
+    if isinstance(layout, ak.contents.NumpyArray):
+        return pa.array(layout.data)
+    layout = layout.to_ListOffsetArray64(start_at_zero=True)
+    return pa.ListArray.from_arrays(pa.array(np.asarray(layout.offsets, np.int32)), pa.array(layout.content.data))
 
 
 def _counters(branches: Sequence[Branch]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -162,8 +163,10 @@ def _remove(unfinished: str, missing: Sequence[str]) -> None:
         _log.warning("%s is left, remove it: %s", unfinished, error.why)
 
 
-def publish(work: Work, name: str, texts: Mapping[str, str]) -> str:
+def publish(work: Work, name: str, texts: Mapping[str, str], record: Mapping[str, Any] | None = None) -> str:
     """Write the texts into the working folder and give it its name, all or nothing; the run folder.
+
+    The record is written last, as run.json, with bytes and SHA-256 of each other file but the log, which goes on.
 
     Raises:
         UnwritableOutputError: It could not be written, or the name is taken.
@@ -172,10 +175,21 @@ def publish(work: Work, name: str, texts: Mapping[str, str]) -> str:
     with storage.writing(folder):
         for file, text in texts.items():
             (work.path / file).write_text(text, encoding="utf-8")
+        if record is not None:
+            whole = {**record, "files": _sums(work.path)}
+            (work.path / "run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     if storage.local_path(work.home) is None:
         storage.upload(work.path, work.unfinished)
     storage.publish_folder(folder, work.unfinished)
     return folder
+
+
+def _sums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of each file of a run, by its path."""
+    names = sorted(storage.names_below(str(folder)) - {"log", "run.json"})
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": storage.sha256(str(folder / name))} for name in names
+    }
 
 
 def versions() -> dict[str, str]:
