@@ -327,11 +327,12 @@ def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]]
             files = []
             if table.num_rows:
                 url = staging.new_file()
-                size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
+                size, sums = parquet.write_checked(table, url, _ROW_GROUP_EVENTS, compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 path, rows = url.rsplit("/", 1)[-1], table.num_rows
-                files.append(DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected))
+                made_of = DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected, checksums=sums)
+                files.append(made_of)
             staging.finish(_task(entries), files)
             yield table.num_rows
 
