@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import zlib
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow.parquet as pq
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 Checksums: TypeAlias = tuple[tuple[int, int], ...]
-"""(where it ends in the file, CRC-32) of each piece, in order: of each row group, the last of the footer."""
+"""(where it ends in the file, CRC-32) of each piece: of each row group, the last of the footer; of ROOT of the file."""
 
 _READ = 1 << 20
 
@@ -35,6 +38,13 @@ def checksums(stream: Any) -> Checksums:
     size = stream.seek(0, 2) or stream.tell()  # pyarrow's seek gives nothing
     edges = [0, *begins[1:], *([end] if begins else []), size]
     return tuple((stop, crc32(stream, start, stop)) for start, stop in pairwise(edges))
+
+
+def whole(path: Path) -> Checksums:
+    """Of a file of any other format: all of it is one piece."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        return ((size, crc32(stream, 0, size)),)
 
 
 def crc32(stream: Any, start: int, stop: int) -> int:

@@ -7,7 +7,6 @@ Format: https://root.cern/doc/master/classTTree.html, friends: its method AddFri
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,14 @@ import pyarrow.compute as pc
 import uproot
 
 from mlaas_spark import storage
+from mlaas_spark.checksums import whole
 from mlaas_spark.errors import ConfigError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.schema import HALF, of_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from mlaas_spark.checksums import Checksums
     from mlaas_spark.schema import Branch
 
 BASKET = 32_768
@@ -69,8 +70,8 @@ def refuse_missing(rows: pa.Table | pa.RecordBatch, branches: Iterable[Branch], 
             raise SpecsError(msg)
 
 
-def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> int:
-    """Write the rows as the entries of a new file's tree; bytes written.
+def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> Checksums:
+    """Write the rows as the entries of a new file's tree; its checksum, with the bytes written.
 
     One basket's entries are in memory at a time. On a server the file is made on the local disk and uploaded.
 
@@ -87,13 +88,13 @@ def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> int:
     if (path := storage.local_path(url)) is not None:
         with storage.writing(url):
             _write(batches, friend, path)
-        return storage.size(url)
+        return whole(path)
     with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as folder:
         copy = Path(folder) / "friend.root"
         with storage.writing(str(copy)):
             _write(batches, friend, copy)
         storage.upload(copy, url)
-        return copy.stat().st_size
+        return whole(copy)
 
 
 def _write(batches: Iterable[pa.RecordBatch], friend: Friend, path: Path) -> None:
@@ -106,31 +107,8 @@ def _write(batches: Iterable[pa.RecordBatch], friend: Friend, path: Path) -> Non
             tree.extend({branch.name: _values(batch.column(branch.name), branch) for branch in friend.branches})
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A friend tree on disk.
-
-    Attributes:
-        entries: How many it has.
-        tree: The tree, uproot's.
-    """
-
-    entries: int
-    tree: Any
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Its entries, a basket's at a time, without the branches that count values."""
-        counters = {branch.count_branch.name for branch in self.tree.branches if branch.count_branch is not None}
-        names = [branch.name for branch in self.tree.branches if branch.name not in counters]
-        for start in range(0, self.entries, BASKET):
-            read = self.tree.arrays(names, entry_start=start, entry_stop=start + BASKET)
-            columns = [_arrow(read[name]) for name in names]
-            yield pa.RecordBatch.from_arrays(columns, names=names)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Opened]:
-    """The one tree of a file that :func:`write` has written.
+def entries(path: Path) -> int:
+    """Entries of the one tree of a file that :func:`write` has written.
 
     Raises:
         UnreadableInputError: It cannot be read.
@@ -138,18 +116,9 @@ def opened(path: Path) -> Iterator[Opened]:
     try:
         with uproot.open(path) as file:
             (name,) = file.keys(filter_classname="TTree", cycle=False)
-            yield Opened(int(file[name].num_entries), file[name])
+            return int(file[name].num_entries)
     except Exception as error:  # uproot has no base class for what it raises on damaged input
         raise UnreadableInputError(str(path), reason(error)) from error
-
-
-def _arrow(values: Any) -> pa.Array:
-    """Numbers or lists of numbers."""
-    layout = ak.to_packed(values).layout
-    if isinstance(layout, ak.contents.NumpyArray):
-        return pa.array(layout.data)
-    layout = layout.to_ListOffsetArray64(start_at_zero=True)
-    return pa.ListArray.from_arrays(pa.array(np.asarray(layout.offsets, np.int32)), pa.array(layout.content.data))
 
 
 def _counters(branches: Sequence[Branch]) -> dict[str, str]:

@@ -22,8 +22,8 @@ from mlaas_spark import manifest as manifests
 from mlaas_spark.checksums import crc32, span
 from mlaas_spark.errors import ChunkError, MlaasSparkError, UnreadableInputError, reason
 from mlaas_spark.fileset import MANIFEST
-from mlaas_spark.manifest import request_digest, value_digest
-from mlaas_spark.schema import FILE, of_size
+from mlaas_spark.manifest import value_digest
+from mlaas_spark.schema import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -34,9 +34,6 @@ Kind = Literal["missing", "extra", "size", "unreadable", "rows", "bytes", "value
 
 RECORD = "run.json"
 _NOT_RECORDED = frozenset({RECORD, "log"})  # the log goes on after the record
-
-SELECTED = "selected"
-"""Branch of a friend tree that says which events pass the selection."""
 
 _OURS = re.compile(r"specs\.json|_manifests/\d{6}\.json")  # beside the files of a data set
 _UNDER_WAY = re.compile(r"_staging/|_training-[0-9a-f]+/|(.*/)?\.[^/]*\.tmp$")  # of a job that runs or was killed
@@ -222,48 +219,23 @@ def _of_parquet(url: str, file: DataFile, rows: Counter[int] | None) -> Iterator
 
 
 def _of_tree(url: str, file: DataFile, *, deep: bool) -> Iterator[Finding]:
-    """A friend tree, whose digest is over the values of each of its baskets."""
-    with storage.local_copy(url) as path, friend.opened(path) as tree:
-        if tree.entries != file.rows:
-            yield Finding("rows", file.path, f"it has {tree.entries:,} entries, not {file.rows:,}")
-        elif deep:
-            # ROOT has no missing numbers: whether a NaN was one is not known, the digest does
-            for kept_missing in (False, True):
-                batches = of_size(tree.batches(), friend.BASKET)
-                digests = [value_digest(_with_missing(as_read(batch), kept=kept_missing)) for batch in batches]
-                if request_digest(digests) == file.digest:
-                    return
-            yield Finding("values", file.path, "its values are not those that were written")
-
-
-def _with_missing(batch: pa.RecordBatch, *, kept: bool) -> pa.RecordBatch:
-    """NaN as missing: of scores, which come after ``selected``, where it is false; with ``kept`` of all before it."""
-    names = batch.schema.names
-    first = names.index(SELECTED) if SELECTED in names else len(names)
-    columns = []
-    for number, column in enumerate(batch.columns):
-        if not pa.types.is_floating(column.type) or (number < first and not kept):
-            columns.append(column)
-            continue
-        where = pc.invert(batch.column(SELECTED)) if number > first else True
-        columns.append(pc.if_else(pc.and_(pc.is_nan(column), where), None, column))
-    return pa.RecordBatch.from_arrays(columns, names=names)
+    """A friend tree."""
+    with storage.local_copy(url) as path:
+        if (found := friend.entries(path)) != file.rows:
+            yield Finding("rows", file.path, f"it has {found:,} entries, not {file.rows:,}")
+        if deep and file.checksums:
+            with path.open("rb") as stream:
+                if crc32(stream, *span(file.checksums, 0)) != file.checksums[0][1]:
+                    yield Finding("bytes", file.path, "its bytes are not those that were written")
 
 
 def as_written(table: pa.Table) -> pa.Table:
     """The table with lists named as we name them: Parquet's readers call the values of a list otherwise."""
-    return table.cast(pa.schema([pa.field(of.name, _named(of.type, "item")) for of in table.schema]))
+    return table.cast(pa.schema([pa.field(of.name, _named(of.type)) for of in table.schema]))
 
 
-def as_read(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows with lists named as Parquet's readers name them."""
-    types = [_named(column.type, "element") for column in batch.columns]
-    columns = [column.cast(kind) for column, kind in zip(batch.columns, types, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-
-
-def _named(kind: pa.DataType, name: str) -> pa.DataType:
-    return pa.list_(pa.field(name, _named(kind.value_type, name))) if pa.types.is_list(kind) else kind
+def _named(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_named(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def _extra(there: Iterable[str], listed: set[str]) -> tuple[list[Finding], list[str]]:
