@@ -387,7 +387,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     if keeper.resumed:
         at = keeper.resumed.position
         journal.say(f"goes on after {at.step:,} batches, with pass {at.turn + 1}, batch {at.batch + 1}")
-    with _told_how_to_go_on(keeper, journal):
+    with _told_how_to_go_on(keeper, journal, place.command):
         return _fit_and_publish(
             config, journal, data, _Fitting(model, keeper, checkpoints, config.train.callbacks), place
         )
@@ -435,13 +435,14 @@ def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]
 
 
 @contextmanager
-def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
-    """Whatever ends a training, say that there is a checkpoint."""
+def _told_how_to_go_on(keeper: Keeper, journal: Journal, command: str) -> Iterator[None]:
+    """Whatever ends a training, say that there is a checkpoint, and the command that goes on from it."""
     try:
         yield
     except BaseException:
         if keeper.written:
-            journal.say(f"its last checkpoint is in {keeper.checkpoints.folder}: go on from it with --resume")
+            again = f": {command}{'' if '--resume' in command.split() else ' --resume'}" if command else ""
+            journal.say(f"its last checkpoint is in {keeper.checkpoints.folder}; go on from it with --resume{again}")
         raise
 
 

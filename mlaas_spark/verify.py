@@ -177,7 +177,7 @@ def _version(folder: str, manifest: Manifest, recorded: Mapping[str, Any]) -> It
     except ValueError as error:
         yield Finding("unreadable", name, reason(error))
         return
-    if published != recorded:
+    if not isinstance(published, dict) or {key: published.get(key) for key in recorded} != recorded:
         yield Finding("digest", name, f"it is not the version {manifest.version} that {MANIFEST} has")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlaas_spark.cli import data, looking, scoring, serving, training  # each registers its verbs with app
+from mlaas_spark.cli import data, looking, runs, scoring, serving, training  # each registers its verbs with app
 from mlaas_spark.cli.app import app, main
 
-__all__ = ["app", "data", "looking", "main", "scoring", "serving", "training"]
+__all__ = ["app", "data", "looking", "main", "runs", "scoring", "serving", "training"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.exceptions import TyperException
 
+from mlaas_spark import interrupts
 from mlaas_spark.cli import show
 from mlaas_spark.errors import MlaasSparkError, reason
 
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
-_EXIT_INTERRUPTED = 7
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C, as a shell does
 
 app = typer.Typer(
@@ -48,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None or "PYSPARK_GATEWAY_PORT" in os.environ:  # the process is ours alone
+        return interrupts.program(lambda: _ended(given), _interrupted(given))
+    return _ended(given)
+
+
+def _ended(given: list[str]) -> int:
+    """Run a command line; whatever stops it is told, and makes the exit code."""
     try:
         return _run(given)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
@@ -63,10 +72,18 @@ def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, MlaasSparkError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _EXIT_INTERRUPTED, "interrupted: run the same command again, finished work is kept"
+        return interrupts.EXIT_CODE, _interrupted(given)
     if isinstance(error, TyperException):
         return _EXIT_USAGE, f"error: {error.format_message()}; see mlaas-spark {_verb(given)}--help"
     return _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
+
+
+def _interrupted(given: Sequence[str]) -> str:
+    """How to go on after an interruption."""
+    command = shlex.join(["mlaas-spark", *given])
+    resumed = "; with --resume the training goes on from its last checkpoint, if it has written one"
+    training = "train" in given and "--resume" not in given
+    return f"interrupted: run the same command again, finished work is kept{resumed if training else ''}: {command}"
 
 
 def _run(given: list[str]) -> int:
