@@ -27,7 +27,12 @@ PATIENCE_S = 6.0
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
-def program(work: Callable[[], int], last_words: str, patience: float = PATIENCE_S) -> int:
+def program(
+    work: Callable[[], int],
+    last_words: str,
+    patience: float = PATIENCE_S,
+    at_first: Callable[[], object] | None = None,
+) -> int:
     """The exit code of ``work``, which tells itself of a KeyboardInterrupt and gives :data:`EXIT_CODE` then.
 
     After a signal it does not return: the process ends without waiting for threads, which may be in the middle of
@@ -37,24 +42,27 @@ def program(work: Callable[[], int], last_words: str, patience: float = PATIENCE
         work: What the program does, in the main thread.
         last_words: Written to standard error where the main thread does not come to say anything.
         patience: Seconds.
+        at_first: Called at the first signal, between two steps of the main thread.
     """
     heard, written = socket.socketpair()
     written.setblocking(False)  # noqa: FBT003 - as socket has it
     signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    first = _First(at_first)
     for number in _SIGNALS:
-        signal.signal(number, _raise)
-    interrupted = threading.Event()
+        signal.signal(number, first)
 
     def watch() -> None:
         _await(heard)
-        interrupted.set()
         heard.settimeout(patience)
         _await(heard)
         _gone(EXIT_CODE, last_words)
 
     threading.Thread(target=watch, name="interrupts", daemon=True).start()
-    code = work()
-    if interrupted.is_set():
+    try:
+        code = work()
+    except KeyboardInterrupt:  # before it could, or while it was telling of one
+        _gone(EXIT_CODE, last_words)
+    if first.came:
         sys.stdout.flush()
         # what has not been stopped is done; an error that came of the interruption does not say how to go on
         _gone(code and EXIT_CODE, "" if code in {0, EXIT_CODE} else last_words)
@@ -63,8 +71,8 @@ def program(work: Callable[[], int], last_words: str, patience: float = PATIENCE
 
 def keep_handler(before: object) -> None:
     """Put back the handler of Ctrl-C that ``before`` was, if it is ours and somebody has replaced it."""
-    if before is _raise:
-        signal.signal(signal.SIGINT, _raise)
+    if isinstance(before, _First):
+        signal.signal(signal.SIGINT, before)
 
 
 def handler() -> object:
@@ -72,9 +80,19 @@ def handler() -> object:
     return signal.getsignal(signal.SIGINT)
 
 
-def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    del number, frame
-    raise KeyboardInterrupt
+class _First:
+    """What Python does of a signal between two steps of the main thread."""
+
+    def __init__(self, at_first: Callable[[], object] | None) -> None:
+        self.came = False
+        self._at_first = at_first
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        self.came = True
+        if self._at_first:
+            self._at_first()
+        raise KeyboardInterrupt
 
 
 def _await(heard: socket.socket) -> None:

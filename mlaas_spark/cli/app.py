@@ -51,8 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None or "PYSPARK_GATEWAY_PORT" in os.environ:  # the process is ours alone
-        return interrupts.program(lambda: _ended(given), _interrupted(given))
+        at_first = None if "--debug" in given else _silence
+        return interrupts.program(lambda: _ended(given), _interrupted(given), at_first=at_first)
     return _ended(given)
+
+
+def _silence() -> None:
+    """Of what an interruption breaks, py4j's connection to the JVM first of all, no library has to tell."""
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.CRITICAL + 1)
 
 
 def _ended(given: list[str]) -> int:
