@@ -19,7 +19,6 @@ from mlaas_spark import interrupts
 
 def work():
     try:
-        print("here", flush=True)
         {stuck}
     except KeyboardInterrupt:
         print("said", file=sys.stderr, flush=True)
@@ -31,19 +30,29 @@ sys.exit(interrupts.program(work, "how to go on", patience={patience}))
 """
 
 
+HERE = 'print("here", flush=True)'
 # as a library does whose code in C asks Python for nothing
-NEVER = """
+NEVER = f"""
         while True:
             try:
+                {HERE}
                 time.sleep(60)
             except KeyboardInterrupt:
                 pass
 """
 
+CAUGHT = f"""
+        try:
+            {HERE}
+            time.sleep(60)
+        except KeyboardInterrupt:
+            return {{code}}
+"""
+
 
 def stuck(signals: Sequence[int], **parts: object) -> tuple[int, str, float]:
     """Exit code, standard error and seconds of a program that is sent signals, a tenth of a second between them."""
-    given = {"stuck": "time.sleep(60)", "after": "pass", "code": 0, "patience": 1.5, **parts}
+    given = {"stuck": f"{HERE}; time.sleep(60)", "after": "pass", "code": 0, "patience": 1.5, **parts}
     with subprocess.Popen(  # noqa: S603 - our own code
         [sys.executable, "-c", STUCK.format(**given)],
         stdout=subprocess.PIPE,
@@ -81,17 +90,17 @@ def test_a_second_signal_ends_it_at_once(second: int) -> None:
 
 
 def test_threads_that_do_not_end_are_not_waited_for() -> None:
-    thread = "threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)"
+    thread = f"{HERE}; threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)"
     code, said, seconds = stuck([signal.SIGINT], stuck=thread)
     assert (code, said) == (7, "said\n")
     assert seconds < 1.4
 
 
 def test_an_error_that_came_of_the_interruption_says_how_to_go_on() -> None:
-    broken = "\n        try:\n            time.sleep(60)\n        except KeyboardInterrupt:\n            return 1"
+    broken = CAUGHT.format(code=1)
     assert stuck([signal.SIGINT], stuck=broken)[:2] == (7, "how to go on\n")
 
 
 def test_what_is_done_is_done() -> None:
-    finished = "\n        try:\n            time.sleep(60)\n        except KeyboardInterrupt:\n            return 0"
+    finished = CAUGHT.format(code=0)
     assert stuck([signal.SIGTERM], stuck=finished)[:2] == (0, "")
