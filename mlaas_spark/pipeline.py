@@ -471,12 +471,14 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
         metrics = evaluating.evaluate(judged, stream, split, config.evaluate, names=names, history=history.rows)
         drawn = plots.draw(metrics)
-        for file, png in plots.files(drawn).items():
-            (work / file).parent.mkdir(exist_ok=True)
-            (work / file).write_bytes(png)
+        with storage.writing(str(work)):
+            for file, png in plots.files(drawn).items():
+                (work / file).parent.mkdir(exist_ok=True)
+                (work / file).write_bytes(png)
         stage.events = stream.events(split)
     with journal.stage("export"):
-        model.save(work / "model.keras")
+        with storage.writing(str(work)):
+            model.save(work / "model.keras")
         origin = Origin(
             ranges=data.specs.specs.ranges,
             trained=place.started.isoformat(timespec="seconds"),

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import takewhile
@@ -138,7 +138,7 @@ def _place(unfinished: str) -> Iterator[Path]:
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What our loggers say goes to a file too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("mlaas_spark")
     level = logger.level
@@ -149,7 +149,15 @@ def _logged(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        handler.close()
+        with suppress(OSError):  # of a full disk, which hides no error that led here
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a disk that is full is no longer written; what keeps a run from its own files is told by them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        del record
 
 
 def _remove(unfinished: str, missing: Sequence[str]) -> None:
