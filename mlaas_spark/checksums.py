@@ -1,7 +1,7 @@
 """Checksums of the bytes of a Parquet file, a piece at a time: what a reader checks before it trusts a row group.
 
 Parquet's own page checksums would do, were there a writer for them: neither polars nor pyarrow 14 has one. CRC-32 as in
-gzip (RFC 1952): it sees every flipped byte, and costs a twentieth of what decoding does.
+gzip (RFC 1952): it sees every flipped byte, and costs some 3 % of a first pass over chunks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Checksums: TypeAlias = tuple[tuple[int, int], ...]
 """(where it ends in the file, CRC-32) of each piece: of each row group, the last of the footer; of ROOT of the file."""
 
-_READ = 1 << 20
+_READ = 1 << 18
 
 
 def checksums(stream: Any) -> Checksums:

@@ -74,7 +74,7 @@ class DataFile:
         labels: Events of each label.
         drift: Of scores, what was not as in training, by branch.
         selected: Of scores, events in it that pass the selection; None where all rows are such events.
-        checksums: Of Parquet files, see :mod:`mlaas_spark.checksums`; () of those from before there were any.
+        checksums: Of chunks and friend trees, see :mod:`mlaas_spark.checksums`; () of others, and of older ones.
     """
 
     path: str

@@ -327,12 +327,11 @@ def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]]
             files = []
             if table.num_rows:
                 url = staging.new_file()
-                size, sums = parquet.write_checked(table, url, _ROW_GROUP_EVENTS, compression)
+                size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
                 ranges = ((entries.file, entries.start, entries.stop),)
                 digest = value_digest(table.combine_chunks())
                 path, rows = url.rsplit("/", 1)[-1], table.num_rows
-                made_of = DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected, checksums=sums)
-                files.append(made_of)
+                files.append(DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected))
             staging.finish(_task(entries), files)
             yield table.num_rows
 

@@ -122,7 +122,7 @@ class Interruptible:
             self._children |= below(self.process.pid)
             assert self.process.poll() is None, f"it ended too early: {self.said}"
             assert time.monotonic() < end, self.said
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def interrupted(self, *signals: signal.Signals, pause: float = 0.0) -> Ended:
         """Send the signals and wait for the end."""
