@@ -34,7 +34,10 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_command_in_the_documents_exists_with_its_options(command: str) -> None:
     verb, *words = shlex.split(command.replace("...", "").rstrip(".,;: "))
-    known = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    known: Any = typer.main.get_command(app)
+    known = known.commands[verb]
+    while words and words[0] in getattr(known, "commands", {}):  # of a group
+        known = known.commands[words.pop(0)]
     options = {option for parameter in known.params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= options
