@@ -72,7 +72,10 @@ def test_a_run_folder_on_a_full_disk_is_named_and_with_room_written(
         assert str(runs) in outcome.messages[0]
         assert "Traceback" not in outcome.err
         assert "Logging error" not in outcome.err
-        assert not [path for path in runs.rglob("*") if path.name.startswith((".unfinished", "20"))]
+        assert not list(runs.rglob(".unfinished*"))
+        assert not list(runs.glob("demo/20*"))
+        # a checkpoint that was written whole is there to go on from
+        assert all(list(folder.glob("step-*")) for folder in runs.glob("demo/checkpoints/*"))
     runs = disk("64m") / "runs"
     outcome = run(*arguments(sample, runs))
     assert outcome.code == 0, outcome.err

@@ -324,7 +324,7 @@ def test_what_a_callback_raises_is_an_error_of_the_training(chunks: Chunks, plai
     def fail(*_: object) -> None:
         raise MemoryError
 
-    called = type("Failing", (keras.callbacks.Callback,), {hook: lambda *_: fail()})()
+    called = type("Failing", (keras.callbacks.Callback,), {hook: lambda *_, **__: fail()})()
     model = load_user_model(plain_model, InputLayout.of(chunks.stream().transform))
     with pytest.raises(ModelContractError, match=r"a callback failed in .*: MemoryError"):
         fit(model, chunks.stream(), config(epochs=1), callbacks=[called])
