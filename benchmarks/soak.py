@@ -256,7 +256,7 @@ def draw(turns: Sequence[Turn], judged: Mapping[str, Verdict], path: Path) -> No
     for (name, found), axis in zip(judged.items(), axes, strict=True):
         axis.plot(minutes, [turn[name] for turn in turns], color="tab:red" if found.grows else "tab:blue", marker=".")
         axis.axvspan(0, minutes[min(int(_WARM * len(turns)), len(turns) - 1)], color="0.92")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(1.0, *(turn[name] for turn in turns)))
         axis.set_title(f"{name}: {found.growth:+.2f} after the warm-up, {found.allowed:.1f} allowed", fontsize=9)
     axes[-1].set_xlabel("minutes")
     figure.savefig(path, dpi=100)
