@@ -333,7 +333,7 @@ def test_a_worker_that_runs_out_of_memory_ends_the_training_and_is_named(weighte
 
     watched = threading.Thread(target=train, daemon=True)
     watched.start()
-    watched.join(240)
+    watched.join(600)
     assert not watched.is_alive(), "it hangs"
     (error,) = ended
     assert isinstance(error, ModelContractError)
