@@ -18,12 +18,14 @@ import pyarrow.compute as pc
 import uproot
 
 from mlaas_spark import storage
-from mlaas_spark.errors import ConfigError, SpecsError
+from mlaas_spark.checksums import whole
+from mlaas_spark.errors import ConfigError, SpecsError, UnreadableInputError, reason
 from mlaas_spark.schema import HALF, of_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mlaas_spark.checksums import Checksums
     from mlaas_spark.schema import Branch
 
 BASKET = 32_768
@@ -68,8 +70,8 @@ def refuse_missing(rows: pa.Table | pa.RecordBatch, branches: Iterable[Branch], 
             raise SpecsError(msg)
 
 
-def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> int:
-    """Write the rows as the entries of a new file's tree; bytes written.
+def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> Checksums:
+    """Write the rows as the entries of a new file's tree; its checksum, with the bytes written.
 
     One basket's entries are in memory at a time. On a server the file is made on the local disk and uploaded.
 
@@ -86,13 +88,13 @@ def write(batches: Iterable[pa.RecordBatch], friend: Friend, url: str) -> int:
     if (path := storage.local_path(url)) is not None:
         with storage.writing(url):
             _write(batches, friend, path)
-        return storage.size(url)
+        return whole(path)
     with tempfile.TemporaryDirectory(prefix="mlaas_spark_") as folder:
         copy = Path(folder) / "friend.root"
         with storage.writing(str(copy)):
             _write(batches, friend, copy)
         storage.upload(copy, url)
-        return copy.stat().st_size
+        return whole(copy)
 
 
 def _write(batches: Iterable[pa.RecordBatch], friend: Friend, path: Path) -> None:
@@ -103,6 +105,20 @@ def _write(batches: Iterable[pa.RecordBatch], friend: Friend, path: Path) -> Non
         for batch in of_size(batches, BASKET):
             refuse_missing(batch, friend.branches, "the rows")
             tree.extend({branch.name: _values(batch.column(branch.name), branch) for branch in friend.branches})
+
+
+def entries(path: Path) -> int:
+    """Entries of the one tree of a file that :func:`write` has written.
+
+    Raises:
+        UnreadableInputError: It cannot be read.
+    """
+    try:
+        with uproot.open(path) as file:
+            (name,) = file.keys(filter_classname="TTree", cycle=False)
+            return int(file[name].num_entries)
+    except Exception as error:  # uproot has no base class for what it raises on damaged input
+        raise UnreadableInputError(str(path), reason(error)) from error
 
 
 def _counters(branches: Sequence[Branch]) -> dict[str, str]:

@@ -47,6 +47,7 @@ from mlaas_spark.schema import EventSchema, buffers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from mlaas_spark.checksums import Checksums
     from mlaas_spark.plan import Plan
 
 VERSION = 1
@@ -81,6 +82,7 @@ class DataFile:
         labels: Events of each label.
         drift: Of scores, what was not as in training, by branch.
         selected: Of scores, events in it that pass the selection; None where all rows are such events.
+        checksums: Of chunks and friend trees, see :mod:`mlaas_spark.checksums`; () of others, and of older ones.
     """
 
     path: str
@@ -93,6 +95,7 @@ class DataFile:
     labels: Mapping[str, int] = field(default_factory=dict)
     drift: Mapping[str, Drift] = field(default_factory=dict)
     selected: int | None = None
+    checksums: Checksums = ()
 
     @property
     def events(self) -> int:
@@ -100,12 +103,14 @@ class DataFile:
         return self.rows if self.selected is None else self.selected
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; without drift if there is none, without ``selected`` where all are."""
+        """As plain values; without drift and checksums if there are none, without ``selected`` where all are."""
         content = asdict(self)
         if not self.drift:
             del content["drift"]
         if self.selected is None:
             del content["selected"]
+        if not self.checksums:
+            del content["checksums"]
         return content
 
     @classmethod
@@ -117,7 +122,8 @@ class DataFile:
             raise ChunkError(msg)
         ranges = tuple((int(i), int(a), int(b)) for i, a, b in content["ranges"])
         of_branches = {name: Drift(*counts) for name, counts in content.get("drift", {}).items()}
-        return cls(**{**content, "path": path, "ranges": ranges, "drift": of_branches})
+        sums = tuple((int(end), int(crc)) for end, crc in content.get("checksums", ()))
+        return cls(**{**content, "path": path, "ranges": ranges, "drift": of_branches, "checksums": sums})
 
 
 @dataclass(frozen=True, slots=True)

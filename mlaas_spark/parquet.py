@@ -20,9 +20,12 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from mlaas_spark import storage
+from mlaas_spark.checksums import checksums
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlaas_spark.checksums import Checksums
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's io::Error says it
 
@@ -43,6 +46,15 @@ def write(events: pa.Table, url: str, row_group: int, compression: str = "lz4") 
             with filesystem.open(path, "wb") as stream:
                 stream.write(content.getbuffer())
     return storage.size(url)
+
+
+def write_checked(events: pa.Table, url: str, row_group: int, compression: str = "lz4") -> tuple[int, Checksums]:
+    """As :func:`write`; bytes written, and the checksums that readers can check."""
+    written = write(events, url, row_group, compression)
+    with storage.reading(url):
+        filesystem, path = storage.filesystem(url)
+        with filesystem.open(path, "rb") as stream:
+            return written, checksums(stream)
 
 
 def size(events: pa.Table, row_group: int, compression: str) -> int:

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from mlaas_spark.spark.ingest import Events
     from mlaas_spark.throughput import Throughput
     from mlaas_spark.usercode import UserModule
+    from mlaas_spark.verify import Finding, Verified
 
 _log = logging.getLogger(__name__)
 
@@ -489,7 +490,7 @@ def _train(config: Config, journal: Journal, place: _Place) -> RunResult:
     if keeper.resumed:
         at = keeper.resumed.position
         journal.say(f"goes on after {at.step:,} batches, with pass {at.turn + 1}, batch {at.batch + 1}")
-    with _told_how_to_go_on(keeper, journal):
+    with _told_how_to_go_on(keeper, journal, place.command):
         return _fit_and_publish(
             config, journal, data, _Fitting(model, module, keeper, checkpoints, config.train.callbacks), place
         )
@@ -539,13 +540,14 @@ def _identity(config: Config, user: UserFile, data: _Prepared) -> dict[str, str]
 
 
 @contextmanager
-def _told_how_to_go_on(keeper: Keeper, journal: Journal) -> Iterator[None]:
-    """Whatever ends a training, say that there is a checkpoint."""
+def _told_how_to_go_on(keeper: Keeper, journal: Journal, command: str) -> Iterator[None]:
+    """Whatever ends a training, say that there is a checkpoint, and the command that goes on from it."""
     try:
         yield
     except BaseException:
         if keeper.written:
-            journal.say(f"its last checkpoint is in {keeper.checkpoints.folder}: go on from it with --resume")
+            again = f": {command}{'' if '--resume' in command.split() else ' --resume'}" if command else ""
+            journal.say(f"its last checkpoint is in {keeper.checkpoints.folder}; go on from it with --resume{again}")
         raise
 
 
@@ -576,12 +578,14 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         judged = evaluating.Judged.of(model, InputLayout.of(data.transform, config.train.inputs))
         metrics = evaluating.evaluate(judged, stream, split, config.evaluate, names=names, history=history.rows)
         drawn = plots.draw(metrics)
-        for file, png in plots.files(drawn).items():
-            (work / file).parent.mkdir(exist_ok=True)
-            (work / file).write_bytes(png)
+        with storage.writing(str(work)):
+            for file, png in plots.files(drawn).items():
+                (work / file).parent.mkdir(exist_ok=True)
+                (work / file).write_bytes(png)
         stage.events = stream.events(split)
     with journal.stage("export"):
-        model.save(work / "model.keras")
+        with storage.writing(str(work)):
+            model.save(work / "model.keras")
         origin = Origin(
             ranges=data.specs.specs.ranges,
             trained=place.started.isoformat(timespec="seconds"),
@@ -638,7 +642,6 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         "metrics.json": json.dumps(metrics, indent=1),
         "history.csv": history.to_csv(),
         "skipped.json": json.dumps(skipped, indent=1),
-        "run.json": json.dumps(run, indent=1),
     }
     seen, sampled = _histograms(stream, config.evaluate.seed)
     texts["report.html"] = render(
@@ -662,18 +665,11 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     if (written := _written_by_callbacks(fitting, work)) != work:
         for path in sorted(written.iterdir()):
             shutil.move(path, work / path.name)
-    folder = runs.publish(place.work, name, texts)
+    folder = runs.publish(place.work, name, texts, run)
     _say_bottleneck(journal, streamed)
     fitting.keeper.checkpoints.remove()
     if config.train.mlflow:
-        with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
-            files = [
-                copy / name
-                for name in ("config.yaml", "metrics.json", "report.html", "plots")
-                if (copy / name).exists()
-            ]
-            parameters = config.public()
-            tracking.log_run(tracked, config.name, name, parameters, history.rows, metrics, files)
+        _tell_mlflow(tracked, config, journal, folder, metrics, history)
     return RunResult(
         folder=folder,
         bundle=storage.join(folder, "bundle", bundle.name),
@@ -687,6 +683,18 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
         saved=place.save_as,
         archives={inputs: storage.join(folder, "bundle", one.archive.name) for inputs, one in made.items()},
     )
+
+
+def _tell_mlflow(
+    tracked: Any, config: Config, journal: Journal, folder: str, metrics: Mapping[str, Any], history: History
+) -> None:
+    from mlaas_spark.ml import tracking
+
+    name = folder.rpartition("/")[2]
+    with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
+        files = [copy / part for part in ("config.yaml", "metrics.json", "report.html", "plots")]
+        there = [file for file in files if file.exists()]
+        tracking.log_run(tracked, config.name, name, config.public(), history.rows, metrics, there)
 
 
 def _say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
@@ -975,6 +983,112 @@ def _check_replaceable(folder: str) -> None:
     if there and (odd := sorted(there - {"metrics.json", "plots"}) or sorted({"metrics.json"} - there)):
         missing = "it has no metrics.json" if odd == ["metrics.json"] else f"it holds {odd[0]}"
         raise UnwritableOutputError(folder, f"it is no earlier evaluation, {missing}: name a new folder")
+
+
+def verify(path: str, *, deep: bool = False) -> Verified:
+    """A data set, or a finished run with its bundles and chunks, against what was recorded when it was written.
+
+    Args:
+        path: Folder of a converted data set, of scores or chunks, or a run folder: a path or URL.
+        deep: Whether all values are read, and of a run the model is loaded for its digest.
+
+    Raises:
+        ChunkError: It is neither, or its manifest or run.json is not whole.
+    """
+    from mlaas_spark import verify as verifying
+    from mlaas_spark.filesets import MANIFEST
+
+    place = storage.absolute(path)
+    names = storage.children(place)
+    if verifying.RECORD in names:
+        return _verify_run(place, deep=deep)
+    if MANIFEST in names or not names:
+        return verifying.data_set(place, deep=deep)
+    msg = (
+        f"{path} is neither a data set nor a run folder: it has no {MANIFEST} and no {verifying.RECORD}, but "
+        f"{', '.join(names[:5])}; was the job that writes it interrupted?"
+    )
+    raise ChunkError(msg)
+
+
+def _verify_run(place: str, *, deep: bool) -> Verified:
+    from mlaas_spark import verify as verifying
+    from mlaas_spark.verify import Finding
+
+    told = verifying.run_record(place)
+    findings, notes = verifying.run_files(place, told)
+    damaged = {finding.path for finding in findings}
+    with storage.local_copy(place) as folder:
+        findings += verifying.run_digests(told, _run_digests(folder, damaged))
+        for name in told["bundles"].values():
+            findings += _verify_bundle(folder, name, damaged)
+        if deep and not findings:
+            findings += _verify_model(folder, told, notes)
+    chunks_at = told["chunks"]
+    if storage.exists(storage.join(chunks_at, "manifest.json")):
+        of_chunks = verifying.data_set(chunks_at, deep=deep)
+        findings += [
+            Finding(of.kind, storage.join(chunks_at, of.path) if of.path else "", of.text) for of in of_chunks.findings
+        ]
+        content = {"content": manifests.read(chunks_at).content_digest}
+        findings += verifying.run_digests(told, content)
+        notes += of_chunks.notes
+    else:
+        notes.append(f"its chunks are not in {chunks_at} any more")
+    size = sum(of["bytes"] for of in told["files"].values())
+    return verifying.Verified(place, "run", deep, len(told["files"]), size, {}, tuple(findings), tuple(notes))
+
+
+def _run_digests(folder: Path, damaged: set[str]) -> dict[str, str]:
+    """Of the config, plan and specs of a run, as far as their files are as they were."""
+    from mlaas_spark.config import read, resolve
+    from mlaas_spark.plan import Plan
+
+    found = {}
+    if "config.yaml" not in damaged:
+        found["config"] = resolve(read(folder / "config.yaml"), str(folder / "config.yaml")).digest()
+    if "plan.json" not in damaged:
+        found["plan"] = Plan.from_json(json.loads((folder / "plan.json").read_bytes())).digest()
+    if "specs.json" not in damaged:
+        found["specs"] = _digest_of(SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json")))
+    return found
+
+
+def _verify_bundle(folder: Path, name: str, damaged: set[str]) -> list[Finding]:
+    """A bundle's folder and its tar are whole, have the same content, and that name."""
+    from mlaas_spark.ml.bundle import read_bundle
+    from mlaas_spark.verify import Finding
+
+    of_bundle = f"bundle/{name}"
+    if any(path.startswith((f"{of_bundle}/", f"{of_bundle}.tar.gz")) for path in damaged):
+        return []  # which is said already
+    try:
+        one, other = read_bundle(folder / "bundle" / name), read_bundle(folder / "bundle" / f"{name}.tar.gz")
+    except ServingError as error:
+        return [Finding("unreadable", of_bundle, str(error))]
+    if one != other or one.name != name:
+        return [Finding("digest", of_bundle, f"its folder and its tar differ, or it is not {name}")]
+    return []
+
+
+def _verify_model(folder: Path, told: Mapping[str, Any], notes: list[str]) -> list[Finding]:
+    """The digests in the names of the bundles are those of model.keras; no code of the run folder is run."""
+    from mlaas_spark.ml.bundle import bundle_name
+    from mlaas_spark.ml.model import load_saved_model
+    from mlaas_spark.verify import Finding
+
+    try:
+        model = load_saved_model(folder / "model.keras", None)
+    except ModelContractError as error:
+        notes.append(
+            f"model.keras cannot be loaded without the classes of its file, its digest is not checked: {error}"
+        )
+        return []
+    return [
+        Finding("digest", "model.keras", f"its weights and architecture are not those that {name} is named by: {found}")
+        for name in told["bundles"].values()
+        if (found := bundle_name(model, folder / "bundle" / name)) != name
+    ]
 
 
 def export(run: str, destination: str | None, journal: Journal, settings: Sequence[str] = ()) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -9,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import takewhile
@@ -161,7 +162,7 @@ def _place(unfinished: str) -> Iterator[Path]:
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What our loggers say goes to a file too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("mlaas_spark")
     level = logger.level
@@ -172,7 +173,15 @@ def _logged(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        handler.close()
+        with suppress(OSError):  # of a full disk, which hides no error that led here
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a disk that is full is no longer written; what keeps a run from its own files is told by them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        del record
 
 
 def _remove(unfinished: str, missing: Sequence[str]) -> None:
@@ -186,8 +195,10 @@ def _remove(unfinished: str, missing: Sequence[str]) -> None:
         _log.warning("%s is left, remove it: %s", unfinished, error.why)
 
 
-def publish(work: Work, name: str, texts: Mapping[str, str]) -> str:
+def publish(work: Work, name: str, texts: Mapping[str, str], record: Mapping[str, Any] | None = None) -> str:
     """Write the texts into the working folder and give it its name, all or nothing; the run folder.
+
+    The record is written last, as run.json, with bytes and SHA-256 of each other file but the log, which goes on.
 
     Raises:
         UnwritableOutputError: It could not be written, or the name is taken.
@@ -196,10 +207,21 @@ def publish(work: Work, name: str, texts: Mapping[str, str]) -> str:
     with storage.writing(folder):
         for file, text in texts.items():
             (work.path / file).write_text(text, encoding="utf-8")
+        if record is not None:
+            whole = {**record, "files": _sums(work.path)}
+            (work.path / "run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     if storage.local_path(work.home) is None:
         storage.upload(work.path, work.unfinished)
     storage.publish_folder(folder, work.unfinished)
     return folder
+
+
+def _sums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of each file of a run, by its path."""
+    names = sorted(storage.names_below(str(folder)) - {"log", "run.json"})
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": storage.sha256(str(folder / name))} for name in names
+    }
 
 
 def versions() -> dict[str, str]:

@@ -249,6 +249,23 @@ def below(url: str, patience: Patience | None = None) -> list[str]:
     return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(file) for file in found]
 
 
+def names_below(folder: str) -> set[str]:
+    """All files in a folder and the folders in it, by their path from there."""
+    top = filesystem(folder)[1].rstrip("/")
+    return {filesystem(url)[1].removeprefix(top).lstrip("/") for url in below(folder)}
+
+
+@_reads
+def sha256(url: str) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    fs, path = _filesystem(url)
+    digest = hashlib.sha256()
+    with fs.open(path, "rb") as stream:
+        while part := stream.read(_COPIED):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 @_reads
 def size(url: str, patience: Patience | None = None) -> int:
     """Bytes of a file."""

@@ -11,7 +11,20 @@ from mlaas_spark.cli import (
     scoring,
     serving,
     training,
+    verifying,
 )  # each registers its verbs with app
 from mlaas_spark.cli.app import app, main
 
-__all__ = ["app", "data", "looking", "machine", "main", "runs", "scheduled", "scoring", "serving", "training"]
+__all__ = [
+    "app",
+    "data",
+    "looking",
+    "machine",
+    "main",
+    "runs",
+    "scheduled",
+    "scoring",
+    "serving",
+    "training",
+    "verifying",
+]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from mlaas_spark import __version__
+from mlaas_spark import __version__, interrupts
 from mlaas_spark.cli import show
 from mlaas_spark.cli.help import ANYWHERE, Application, Verbs
+from mlaas_spark.confidential import hide_arguments
 from mlaas_spark.errors import MlaasSparkError, reason
 from mlaas_spark.shown import LineFormatter
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 _EXIT_USAGE = 2
 _EXIT_BUG = 1
-_EXIT_INTERRUPTED = 7
 _TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C, as a shell does
 
 app = Application(
@@ -65,7 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 usage or config, 3 input, 4 data mismatch, 5 training, 6 export or serving, 7 interrupted; 1 is a bug.
     """
-    code, text = attempt(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None or "PYSPARK_GATEWAY_PORT" in os.environ:  # the process is ours alone
+        at_first = None if "--debug" in given else _silence
+        return interrupts.program(lambda: _ended(given), _interrupted(given), at_first=at_first)
+    return _ended(given)
+
+
+def _silence() -> None:
+    """Of what an interruption breaks, py4j's connection to the JVM first of all, no library has to tell."""
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+
+
+def _ended(given: Sequence[str]) -> int:
+    """Run a command line; whatever stops it is told, and makes the exit code."""
+    code, text = attempt(given)
     if text:
         show.remark(text)
     return code
@@ -95,10 +111,18 @@ def _told(error: BaseException, given: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, MlaasSparkError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _EXIT_INTERRUPTED, "interrupted: run the same command again, finished work is kept"
+        return interrupts.EXIT_CODE, _interrupted(given)
     if isinstance(error, TyperException):
         return _EXIT_USAGE, f"error: {error.format_message()}; see mlaas-spark {_verb(given)}--help"
     return _EXIT_BUG, f"error: this is a bug in mlaas_spark, please report it: {reason(error)}; see --debug"
+
+
+def _interrupted(given: Sequence[str]) -> str:
+    """How to go on after an interruption."""
+    command = shlex.join(["mlaas-spark", *hide_arguments(given)])
+    resumed = "; with --resume the training goes on from its last checkpoint, if it has written one"
+    training = "train" in given and "--resume" not in given
+    return f"interrupted: run the same command again, finished work is kept{resumed if training else ''}: {command}"
 
 
 def _run(anywhere: list[str], given: list[str]) -> int:

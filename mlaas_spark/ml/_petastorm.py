@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from mlaas_spark.checksums import crc32, span
 from mlaas_spark.errors import ChunkError, MlaasSparkError, reason
 
 with warnings.catch_warnings():
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from mlaas_spark.checksums import Checksums
+
 T = TypeVar("T")
 
 PLANTED_FILES = frozenset({"_common_metadata", "_metadata"})
@@ -43,14 +46,15 @@ _WAIT_S = 0.05  # how often a waiting thread looks whether the stream was closed
 _constructing = threading.Lock()  # warnings.catch_warnings is not safe between threads
 
 
-def check_footer(filesystem: Any, path: str) -> tuple[int, ...]:
-    """Rows of each row group of a Parquet file, after a look at its footer.
+def check_footer(filesystem: Any, path: str, sums: Checksums = ()) -> tuple[int, ...]:
+    """Rows of each row group of a Parquet file, after a look at its footer, which is as ``sums`` say.
 
     Raises:
-        ChunkError: It cannot be read, or holds metadata that petastorm would unpickle.
+        ChunkError: It cannot be read, was changed, or holds metadata that petastorm would unpickle.
     """
     try:
         with _open(filesystem, path) as stream:
+            check_piece(stream, sums, -1, f"the footer of {path}")
             metadata = pq.read_metadata(stream)
     except (OSError, pa.ArrowException) as error:
         msg = f"cannot read {path}: {reason(error)}"
@@ -61,6 +65,21 @@ def check_footer(filesystem: Any, path: str) -> tuple[int, ...]:
     return tuple(int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups))
 
 
+def check_piece(stream: Any, sums: Checksums, piece: int, what: str) -> None:
+    """A piece of an open file is as it was written; where there are no checksums nothing is said.
+
+    Raises:
+        ChunkError: It is not.
+    """
+    if sums and crc32(stream, *span(sums, piece)) != sums[piece][1]:
+        start, stop = span(sums, piece)
+        msg = (
+            f"{what} is not as it was written: bytes [{start}, {stop}) have another checksum than the manifest says; "
+            "remove the data set and make it again, mlaas-spark verify names all that is damaged"
+        )
+        raise ChunkError(msg)
+
+
 def read_row_groups(
     filesystem: Any,
     paths: Sequence[str],
@@ -69,6 +88,7 @@ def read_row_groups(
     threads: int,
     wanted: Callable[[int, int], bool] | None = None,
     timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    check: Callable[[Any, int, int], None] | None = None,
 ) -> Generator[T, None, None]:
     """``decode(events, file index, row group)`` of every row group, in the order of ``paths``, whatever the threads.
 
@@ -82,13 +102,14 @@ def read_row_groups(
         threads: Worker threads.
         wanted: ``wanted(file index, row group)``: whether to read it; None reads all.
         timed: A row group is read and decompressed within what it makes.
+        check: ``check(open file, file index, row group)`` is called before a row group is read, in worker threads.
 
     Raises:
         ChunkError: A row group cannot be read or decoded; file and row group are named.
     """
     if not paths:
         return
-    job = _Job(tuple(columns), decode, wanted, timed=timed)
+    job = _Job(tuple(columns), decode, wanted, timed, check)
     with _constructing, _quiet_constructor():
         try:
             reader = Reader(
@@ -128,7 +149,7 @@ class _Outcome(Generic[T]):
 
     piece: int
     values: tuple[T, ...]
-    error: Exception | None
+    error: BaseException | None
     taken: threading.Semaphore
 
 
@@ -140,6 +161,7 @@ class _Job:
     decode: Callable[[pa.RecordBatch, int, int], Any]
     wanted: Callable[[int, int], bool] | None = None
     timed: Callable[[], AbstractContextManager[None]] = nullcontext
+    check: Callable[[Any, int, int], None] | None = None
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, worker_id: int, publish: Callable[[Any], None], args: Sequence[Any]) -> _Worker:
@@ -179,6 +201,16 @@ class _CountedPool(ThreadPool):  # type: ignore[misc] # petastorm has no types
         self.row_groups = len(worker_args[4])
         super().start(worker_class, worker_args, ventilator)
 
+    def current_worker_done(self, worker_id: int) -> bool:
+        """As petastorm has it, which asks while it waits; a thread that died will never be done, and is named."""
+        done = bool(super().current_worker_done(worker_id))
+        if not done and not self._workers[worker_id].is_alive() and self._results_queues[worker_id].empty():
+            if self._stop_event.is_set() or super().current_worker_done(worker_id):
+                return done
+            msg = f"reading thread {worker_id} has died, row groups that it had to read will not come: train again"
+            raise ChunkError(msg)
+        return done
+
 
 class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
     """Reads one row group at a time with pyarrow; an error is a result, so that petastorm prints no traceback."""
@@ -188,7 +220,7 @@ class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
         self._files, self._pieces = args[0], args[4]
         self._job = job
         self._slots = threading.Semaphore(_READY_AHEAD)
-        self._open: tuple[str, pq.ParquetFile] | None = None
+        self._open: tuple[str, Any, pq.ParquetFile] | None = None
 
     def process(self, piece_index: int, **_: Any) -> None:
         while not self._slots.acquire(timeout=_WAIT_S):
@@ -197,14 +229,14 @@ class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
         piece = self._pieces[piece_index]
         where = f"{piece.path}, row group {piece.row_group}"
         values: tuple[Any, ...] = ()
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             values = self._read(piece.path, piece.row_group)
         except MlaasSparkError as error:
             failure = _caused(ChunkError(f"{where}: {error}"), error)
         except (OSError, pa.ArrowException) as error:
             failure = _caused(ChunkError(f"cannot read {where}: {reason(error)}"), error)
-        except Exception as error:  # noqa: BLE001 - a bug of ours must reach the consumer too
+        except BaseException as error:  # noqa: BLE001 - whatever it is, a panic of polars too, must reach the consumer
             failure = error
         self.publish_func(_Outcome(piece_index, values, failure, self._slots))
 
@@ -213,9 +245,13 @@ class _Worker(WorkerBase):  # type: ignore[misc] # petastorm has no types
         if self._job.wanted is not None and not self._job.wanted(file, row_group):
             return ()
         if self._open is None or self._open[0] != path:
-            self._open = (path, pq.ParquetFile(self._files.open(path)))
+            stream = self._files.open(path)
+            self._open = (path, stream, pq.ParquetFile(stream))
+        _, stream, opened = self._open
+        if self._job.check is not None:
+            self._job.check(stream, file, row_group)
         with self._job.timed():
-            table = self._open[1].read_row_group(row_group, columns=list(self._job.columns), use_threads=False)
+            table = opened.read_row_group(row_group, columns=list(self._job.columns), use_threads=False)
         return tuple(self._job.decode(batch, file, row_group) for batch in table.combine_chunks().to_batches())
 
 

@@ -422,6 +422,18 @@ def read_bundle(path: str | Path) -> Contents:
         return _contents(unpack(source, Path(temporary)))
 
 
+def bundle_name(model: Any, folder: Path) -> str:
+    """What a bundle would be called had it been made of this model, by what it says of itself beside.
+
+    Raises:
+        ServingError: It is not whole.
+    """
+    found = _opened(folder)
+    layout = json.loads(read(folder / LAYOUT))
+    digest = content_digest(model, [layout, list(found.labels), found.params.description])
+    return tfaas.served_name(found.params.name.rpartition("_")[0], digest)
+
+
 def contents_of(
     model: Any, transform: FeatureTransform, inputs: InputLayout, name: str, labels: Sequence[str], ranges: Ranges
 ) -> Contents:

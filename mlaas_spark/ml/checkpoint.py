@@ -134,6 +134,8 @@ class Checkpoints:
         except BaseException:
             if local is not None:
                 shutil.rmtree(local, ignore_errors=True)
+                storage.remove_empty(self.folder)  # of the first one there is nothing
+                storage.remove_empty(self.folder.rpartition("/")[0])
             raise
 
     def newest(self) -> Checkpoint | None:

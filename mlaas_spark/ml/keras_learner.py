@@ -67,22 +67,22 @@ class KerasLearner:
             epochs=epochs,
             model=model,
         )
-        self._called.on_train_begin()
+        self._call("on_train_begin", "the first pass")
 
     def learn(self, epoch: int, batches: Iterator[Batch], first: int, count: int, after: AfterBatch) -> Logs:
         """Learn from the batches ``first`` up to ``count``; see :class:`~mlaas_spark.ml.learner.Learner`."""
         model = self.model
         if not first:
             model.reset_metrics()
-        self._called.on_epoch_begin(epoch)
+        self._call("on_epoch_begin", f"epoch {epoch}", epoch)
         logs: Logs = as_numbers(model.get_metrics_result()) if first else {}
         self._source = batches
         iterator = iter(self._dataset)
         for batch in range(first, count):
-            self._called.on_train_batch_begin(batch)
+            self._call("on_train_batch_begin", f"epoch {epoch}, batch {batch}", batch)
             with self._told(f"epoch {epoch}, batch {batch}"), known_remarks():
                 logs = as_numbers(model.train_function(iterator))
-            self._called.on_train_batch_end(batch, logs)
+            self._call("on_train_batch_end", f"epoch {epoch}, batch {batch}", batch, logs)
             after(batch, logs)
             if self._leaves():
                 break
@@ -97,13 +97,13 @@ class KerasLearner:
         model = self.model
         model.reset_metrics()
         self._source = batches
-        self._called.on_test_begin()
+        self._call("on_test_begin", "validation")
         logs: Logs = {}
         with self._told("validation"), known_remarks():
             for batch in self._dataset:
                 logs = as_numbers(model.test_function(iter([batch])))
         logs = self._judged(logs)
-        self._called.on_test_end(logs)
+        self._call("on_test_end", "validation", logs)
         return logs
 
     def _judged(self, logs: Logs) -> Logs:
@@ -112,16 +112,21 @@ class KerasLearner:
 
     def end_epoch(self, epoch: int, row: dict[str, float]) -> None:
         """Tell the callbacks, which may add to the row: a learning rate."""
-        self._called.on_epoch_end(epoch, row)
+        self._call("on_epoch_end", f"epoch {epoch}", epoch, row)
         row.update({name: float(values[-1]) for name, values in self.model.history.history.items()})
 
     def end(self) -> None:
         """Take over averaged weights where the optimizer keeps some; tell the callbacks."""
         self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
-        self._called.on_train_end()
+        self._call("on_train_end", "the last pass")
+
+    def _call(self, hook: str, where: str, *given: Any) -> None:
+        """Tell the user's callbacks, whose errors are theirs."""
+        with self._told(where, "a callback"):
+            getattr(self._called, hook)(*given)
 
     @contextmanager
-    def _told(self, where: str) -> Iterator[None]:
+    def _told(self, where: str, what: str = "the model") -> Iterator[None]:
         try:
             yield
         except MlaasSparkError:
@@ -129,7 +134,7 @@ class KerasLearner:
         except Exception as error:  # whatever the user's own model raises
             if self._failures:
                 raise self._failures[0] from None
-            msg = f"the model failed in {where}: {graph_reason(error)}"
+            msg = f"{what} failed in {where}: {graph_reason(error)}"
             raise ModelContractError(msg) from error
 
     # --- state

@@ -111,6 +111,7 @@ class ChunkStream:
         shards: In how many parts each pass and each of its batches is dealt, see :func:`shares`.
         mine: The shards that this process reads; None for all of them.
         meter: Counts what is read, and the time it takes.
+        checked: Row groups, (file, number), whose bytes this process has checked: it does so when it first reads them.
     """
 
     folder: str
@@ -123,13 +124,15 @@ class ChunkStream:
     shards: int = 1
     mine: tuple[int, ...] | None = None
     meter: Meter = field(default_factory=Meter, repr=False, compare=False)
+    checked: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: str, transform: FeatureTransform, batch_size: int, threads: int = 2, shards: int = 1) -> Self:
         """The chunk data set in ``folder``, its files checked against the manifest.
 
         Raises:
-            ChunkError: No manifest, no chunks, files missing or changed, or metadata that petastorm would unpickle.
+            ChunkError: No manifest, no chunks, files missing, changed or too many, or metadata that petastorm would
+                unpickle.
             SpecsMismatchError: Dense chunks that another transform made; compact chunks without a branch it needs.
         """
         manifest = manifests.read(folder)
@@ -319,9 +322,10 @@ class ChunkStream:
         self, paths: list[str], numbers: list[int], shuffle: tuple[int, int] | None, wanted: set[tuple[int, int]]
     ) -> Generator[Batch, None, None]:
         """Row groups of files, whose numbers in the manifest's order seed the order of their events."""
-        from mlaas_spark.ml._petastorm import read_row_groups
+        from mlaas_spark.ml._petastorm import check_piece, read_row_groups
 
         filesystem, _ = storage.filesystem(self.folder)
+        sums = {file.path: file.checksums for file in self.manifest.files}
         columns = [FEATURES, MASK] if self.manifest.layout == "dense" else list(self.transform.layout.branches)
         decode = _dense if self.manifest.layout == "dense" else _compact
 
@@ -332,6 +336,11 @@ class ChunkStream:
             with self.meter.timed(KERNEL):
                 return decode(events, self.transform, order, self.buffers)
 
+        def check(stream: Any, file: int, row_group: int) -> None:
+            if (place := (paths[file], row_group)) not in self.checked:
+                check_piece(stream, sums[paths[file]], row_group, "it")
+                self.checked.add(place)
+
         return read_row_groups(
             filesystem,
             [storage.filesystem(storage.join(self.folder, path))[1] for path in paths],
@@ -340,6 +349,7 @@ class ChunkStream:
             self.threads,
             lambda file, row_group: (file, row_group) in wanted,
             timed=partial(self.meter.timed, READ),
+            check=check,
         )
 
 
@@ -378,14 +388,20 @@ def _check_not_planted(folder: str, manifest: Manifest) -> dict[str, tuple[int, 
     from mlaas_spark.ml._petastorm import PLANTED_FILES, check_footer
 
     filesystem, _ = storage.filesystem(folder)
-    for place in sorted({folder, *(storage.join(folder, file.path).rsplit("/", 1)[0] for file in manifest.files)}):
-        if planted := sorted(PLANTED_FILES.intersection(storage.children(place))):
+    listed = {storage.join(folder, file.path) for file in manifest.files}
+    for place in sorted({folder, *(url.rsplit("/", 1)[0] for url in listed)}):
+        names = storage.children(place)
+        if planted := sorted(PLANTED_FILES.intersection(names)):
             msg = f"{place} has a file {planted[0]}, which could run code when petastorm reads it: remove it"
+            raise ChunkError(msg)
+        urls = (storage.join(place, name) for name in names if name.endswith(".parquet") and not name.startswith("."))
+        if extra := sorted(set(urls) - listed):
+            msg = f"{extra[0]} is not listed in the manifest, somebody has put it among the chunks: remove it"
             raise ChunkError(msg)
     row_groups = {}
     for file in manifest.files:
         url = storage.join(folder, file.path)
-        row_groups[file.path] = check_footer(filesystem, storage.filesystem(url)[1])
+        row_groups[file.path] = check_footer(filesystem, storage.filesystem(url)[1], file.checksums)
         if (rows := sum(row_groups[file.path])) != file.rows:
             msg = f"{url} has {rows} events, the manifest says {file.rows}"
             raise ChunkError(msg)

@@ -365,9 +365,9 @@ def _dense_writer(
                     msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
                     raise ChunkError(msg)
                 url = staging.new_file()
-                size = parquet.write(table, url, row_group_events(request.batch_size))
+                size, sums = parquet.write_checked(table, url, row_group_events(request.batch_size))
                 digest = value_digest(table.combine_chunks())
-                made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest)
+                made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest, checksums=sums)
                 staging.finish(tasks[name], [made])
                 yield pa.RecordBatch.from_arrays([pa.array([made.rows])], schema=_DONE)
 
@@ -505,7 +505,7 @@ def _part_files(
 
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:
     url = staging.new_file()
-    size = parquet.write(events, url, row_group_events(request.batch_size))
+    size, sums = parquet.write_checked(events, url, row_group_events(request.batch_size))
     labels, counts = ((), ()) if request.targets else np.unique(events.column(LABEL).to_numpy(), return_counts=True)
     return DataFile(
         path=url.rsplit("/", 1)[-1],
@@ -515,6 +515,7 @@ def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Sta
         digest=value_digest(events.combine_chunks()),
         split=split,
         labels={f"{label:g}": int(count) for label, count in zip(labels, counts, strict=True)},
+        checksums=sums,
     )
 
 

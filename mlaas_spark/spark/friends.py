@@ -104,17 +104,18 @@ def _written(staging: Staging, jobs: Iterator[_Job]) -> Iterator[int]:
     for job in jobs:
         digests: list[str] = []
         url = staging.new_file(".root")
-        size = friend.write(_digested(_rows(staging, job.parts), digests), job.friend, url)
+        sums = friend.write(_digested(_rows(staging, job.parts), digests), job.friend, url)
         rows = sum(part.rows for part in job.parts)
         selected = sum(part.events for part in job.parts)
         made = DataFile(
             path=url.rsplit("/", 1)[-1],
             rows=rows,
-            bytes=size,
+            bytes=sums[-1][0],
             ranges=((job.input, 0, rows),),
             digest=request_digest(digests),
             drift=drift.merged(part.drift for part in job.parts),
             selected=None if selected == rows else selected,
+            checksums=sums,
         )
         staging.finish(job.task, [made])
         yield rows

@@ -23,7 +23,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mlaas_spark import confidential
+from mlaas_spark import confidential, interrupts
 from mlaas_spark.errors import ConfigError, MlaasSparkError, UnreadableInputError, from_text, reason, to_text
 from mlaas_spark.memory import keep_freed
 
@@ -140,7 +140,9 @@ def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) ->
         for key, value in settings.items():
             if given is None or not given.contains(key):
                 builder = builder.config(key, value)
+        of_interrupts = interrupts.handler()
         spark = builder.getOrCreate()
+        interrupts.keep_handler(of_interrupts)  # pyspark's own asks the JVM first, which may not answer
     except (PySparkException, Py4JError, OSError) as error:
         msg = f"cannot start Spark ({reason(error)}): Java 17 must be installed and JAVA_HOME, if set, must point to it"
         raise ConfigError(msg) from error

@@ -385,3 +385,18 @@ def test_checkpoints_cost_nothing_where_none_is_due(chunks: Chunks, plain_model:
     settings = config(checkpoint=CheckpointConfig(seconds=1e9).model_dump())
     trained(chunks, plain_model, settings, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "hook", ["on_epoch_begin", "on_train_batch_end", "on_test_end", "on_epoch_end", "on_train_end"]
+)
+def test_what_a_callback_raises_is_an_error_of_the_training(chunks: Chunks, plain_model: Path, hook: str) -> None:
+    import keras
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    called = type("Failing", (keras.callbacks.Callback,), {hook: lambda *_, **__: fail()})()
+    model = load_user_model(plain_model, InputLayout.of(chunks.stream().transform))
+    with pytest.raises(ModelContractError, match=r"a callback failed in .*: MemoryError"):
+        fit(model, chunks.stream(), config(epochs=1), callbacks=[called])

@@ -313,3 +313,32 @@ def test_what_several_workers_cannot_train_is_refused_before_they_start(
     with pytest.raises(ModelContractError, match=said):
         parallel.fit(model, stream, config(workers=2), UserFile.read(path, ModelContractError), tasks)
     assert tasks.stages == []
+
+
+def test_a_worker_that_runs_out_of_memory_ends_the_training_and_is_named(weighted: Chunks, tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    before = "        if FLAG and"
+    text = path.read_text()
+    assert before in text
+    hungry = """\
+        if self.epoch == 1 and batch == 3:
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+            bytearray(4 << 30)
+"""
+    path.write_text(text.replace(before, hungry + before))
+    path.write_text("import resource\n" + path.read_text())
+    ended: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            trained(weighted, path, config(workers=2, **SETTINGS))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            ended.append(error)
+
+    watched = threading.Thread(target=train, daemon=True)
+    watched.start()
+    watched.join(600)
+    assert not watched.is_alive(), "it hangs"
+    (error,) = ended
+    assert isinstance(error, ModelContractError)
+    assert "a callback failed in epoch 1, batch 3: MemoryError" in str(error)

@@ -4,10 +4,12 @@ import dataclasses
 import itertools
 import math
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from petastorm.workers_pool import EmptyResultError
 
+from mlaas_spark.checksums import Checksums, checksums
 from mlaas_spark.errors import ChunkError, SpecsMismatchError
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.manifest import MASK
+from mlaas_spark.ml import _petastorm as petastorm_reading
+from mlaas_spark.ml import stream as stream_module
 from mlaas_spark.ml._petastorm import _ListedFiles, _Results, read_row_groups
 from mlaas_spark.ml.stream import Batch, ChunkStream, shares
 from mlaas_spark.storage import filesystem
@@ -206,6 +211,94 @@ def test_an_error_in_a_worker_names_file_and_row_group_and_prints_nothing(
     assert threads_left() == before
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def checked(chunks: Chunks) -> Chunks:
+    """The chunks with checksums in their manifest, as they are written with."""
+
+    def of(name: str) -> Checksums:
+        with (chunks.folder / name).open("rb") as stream:
+            return checksums(stream)
+
+    files = tuple(dataclasses.replace(file, checksums=of(file.path)) for file in chunks.manifest.files)
+    chunks.publish(dataclasses.replace(chunks.manifest, files=files))
+    return chunks
+
+
+@pytest.mark.parametrize("layout", ["compact", "dense"])
+def test_no_flipped_bit_comes_into_training(make_chunks: MakeChunks, layout: str) -> None:
+    chunks = checked(make_chunks(layout=layout))
+    path = chunks.folder / "train-001.parquet"
+    before = path.read_bytes()
+    rng, refused = np.random.default_rng(3), Counter[str]()
+    assert sum(map(len, chunks.stream().batches("train"))) == 351
+    for at in rng.integers(0, len(before), 40).tolist():
+        data = bytearray(before)
+        data[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        with pytest.raises(ChunkError, match=r"train-001\.parquet.* not as it was written: bytes \[\d+") as error:
+            list(chunks.stream().batches("train", seed=1))
+        refused["footer" if "the footer" in str(error.value) else "row group"] += 1
+    assert set(refused) == {"footer", "row group"}
+
+
+def test_each_row_group_is_checked_once_in_a_process(make_chunks: MakeChunks, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = checked(make_chunks()).stream()
+    counted = Counter[int]()
+    plain = petastorm_reading.check_piece
+
+    def count(stream: Any, sums: Checksums, piece: int, what: str) -> None:
+        counted[piece] += 1
+        plain(stream, sums, piece, what)
+
+    monkeypatch.setattr(petastorm_reading, "check_piece", count)
+    for epoch in range(2):
+        list(stream.whole().batches("train", seed=1, epoch=epoch))
+    assert counted == {0: 3, 1: 3, 2: 3, 3: 2, 4: 2}  # row groups of 32 in files of 150, 131 and 70 events
+
+
+def test_a_file_that_nobody_has_listed_is_refused(make_chunks: MakeChunks) -> None:
+    chunks = make_chunks()
+    (chunks.folder / "train-003.parquet").write_bytes((chunks.folder / "train-000.parquet").read_bytes())
+    with pytest.raises(ChunkError, match=r"train-003\.parquet is not listed in the manifest"):
+        chunks.stream()
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it: no Exception."""
+
+
+# that it dies of something is what is tried
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("dies", ["panic", "thread"])
+def test_a_reading_thread_that_dies_ends_the_pass(chunks: Chunks, monkeypatch: pytest.MonkeyPatch, dies: str) -> None:
+    stream = chunks.stream()
+    before, ended = threads_left(), list[BaseException]()
+
+    def die(*_: object) -> None:
+        raise Panic
+
+    if dies == "panic":
+        monkeypatch.setattr(stream_module, "_compact", die)
+    else:
+        monkeypatch.setattr(petastorm_reading._Worker, "process", lambda *_, **__: sys.exit())  # noqa: SLF001
+
+    def read() -> None:
+        try:
+            list(stream.batches("train"))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            ended.append(error)
+
+    watched = threading.Thread(target=read, daemon=True)
+    watched.start()
+    watched.join(30)  # the watchdog
+    assert not watched.is_alive(), "it hangs"
+    (error,) = ended
+    if dies == "panic":
+        assert isinstance(error, Panic)
+    else:
+        assert re.search("reading thread [01] has died", str(error))
+    assert threads_left() == before
 
 
 def test_missing_values_that_the_config_forbids_are_named_with_their_place(chunks: Chunks) -> None:

@@ -88,6 +88,28 @@ def test_an_upload_that_fails_promotes_nothing(run: Any, start: Start, config: P
     assert not (tmp_path / "higgs.json").exists()
 
 
+FAULTS = ["down", "slow", "500", "503", "429", "reset", "drop", "html", "wrong", "nan", "stores", "loses"]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_whatever_a_server_does_wrong_clients_keep_their_model(
+    run: Any, start: Start, config: Path, tmp_path: Path, kind: str
+) -> None:
+    server = start()
+    asked = ("--config", config, "--url", server.url, "--promote", "--set", "serve.timeout=1")
+    assert run("upload", Made().write(tmp_path), *asked)[0] == 0
+    before = (tmp_path / "higgs.json").read_bytes()
+    if kind == "down":
+        server.shut()
+    server.faults = Faults(kind)
+    second = Made(SECOND, weights=[[1, 1, 1, 1], [0, 0, 0, 1]]).write(tmp_path)
+    code, out, err = run("upload", second, *asked)
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert (code, len(errors), out) == (6, 1, ""), err
+    assert "bug" not in errors[0]
+    assert (tmp_path / "higgs.json").read_bytes() == before
+
+
 def test_what_is_no_alias_file_is_known_before_anything_is_sent(
     run: Any, start: Start, config: Path, tmp_path: Path
 ) -> None:

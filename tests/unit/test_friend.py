@@ -90,7 +90,7 @@ def test_uproot_reads_back_the_values_in_entry_order(
     batch, path = rows(n), tmp_path_factory.mktemp("friend") / "f.root"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(friend, "BASKET", basket)
-        size = write(in_pieces(batch, lengths), FRIEND, str(path))
+        ((size, _),) = write(in_pieces(batch, lengths), FRIEND, str(path))
     assert size == path.stat().st_size
     with uproot.open(path) as file:
         tree = file["Events"]
@@ -186,7 +186,7 @@ def test_text_and_nested_lists_are_refused_by_name() -> None:
 
 def test_file_on_a_server_is_that_on_a_disk(tmp_path: Path) -> None:
     batch, url = rows(50), f"memory://{uuid.uuid4().hex}/f.root"
-    size = write([batch], FRIEND, url)
+    ((size, _),) = write([batch], FRIEND, url)
     (tmp_path / "f.root").write_bytes(storage.read_bytes(url))
     assert size == storage.size(url)
     with uproot.open(tmp_path / "f.root") as file:
