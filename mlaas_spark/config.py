@@ -104,6 +104,8 @@ class InputConfig(_Section):
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
     allow_copies: bool = False
+    bad_files: Literal["fail", "skip"] = "fail"
+    skip_limit: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     redirector: str | None = None
     timeout: int = Field(default=PATIENCE.timeout, ge=1, le=3600)
     retries: int = Field(default=PATIENCE.retries, ge=0, le=100)

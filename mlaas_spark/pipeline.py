@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark import plots, runs, storage
+from mlaas_spark import plots, runs, skipping, storage
 from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
+    from mlaas_spark.skipping import Skipped
     from mlaas_spark.spark.ingest import Events
 
 _log = logging.getLogger(__name__)
@@ -256,31 +257,64 @@ def _probed(config: Config, events: Events, folder: str, cores: int, journal: Jo
     )
 
 
-def convert(config: Config, folder: str, journal: Journal) -> Manifest:
-    """Write the selected events as a Parquet data set with a manifest."""
+def convert(config: Config, folder: str, journal: Journal, *, retry_skipped: bool = False) -> Manifest:
+    """Write the selected events as a Parquet data set with a manifest; or only what an earlier run has skipped."""
     from mlaas_spark.spark import convert as converting
 
-    events = _open(config, journal, text=True)
     target = storage.absolute(folder)
+    only = _skipped_before(target, journal) if retry_skipped else None
+    events = _open(config, journal, text=True, only=only)
     with journal.stage("convert") as stage:
         before = manifests.present(target)
-        manifest = converting.convert(events, target, config.convert)
+        manifest = converting.convert(events, target, config.convert, retry=retry_skipped)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    _tell_skipped(config, manifest.skipped, target, journal)
     return manifest
 
 
-def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
-    """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again."""
+def _skipped_before(folder: str, journal: Journal) -> set[str]:
+    """Paths of the files that a data set has something of, or has skipped.
+
+    Raises:
+        ChunkError: There is no data set.
+    """
+    before = manifests.read(folder)
+    if not before.skipped:
+        journal.say(f"{folder}: nothing was skipped")
+    return {item.path for item in before.inputs} | {item.path for item in before.skipped}
+
+
+def _tell_skipped(config: Config, skipped: Sequence[Skipped], folder: str, journal: Journal) -> None:
+    """Say what was skipped, and write it beside the manifest."""
+    file = storage.join(folder, skipping.FILE)
+    if skipped or config.input.bad_files == "skip" or storage.exists(file):
+        storage.write_atomic(file, skipping.dumps(skipped).encode())
+    _say_skipped(skipped, file, journal)
+
+
+def _say_skipped(skipped: Sequence[Skipped], file: str, journal: Journal) -> None:
+    if skipped:
+        journal.say(f"{skipping.summary(skipped)}, see {file}: {skipping.told(skipped)}")
+
+
+def specs(config: Config, target: str, journal: Journal, *, retry_skipped: bool = False) -> SpecsFile:
+    """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again.
+
+    What an earlier run has skipped of a file is not read again either, unless ``retry_skipped``: then these files are.
+    """
     from mlaas_spark.spark import specs as computing
 
     events = _open(config, journal)
     target = storage.absolute(target)
     known = _read_specs(target) if storage.exists(target) else None
+    if known is not None and not retry_skipped and config.input.bad_files == "skip":
+        events = events.without(item for item in known.skipped if item.key in known.by_file)
     with journal.stage("specs") as stage:
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
         stage.events = made.specs.events
     storage.write_atomic(target, made.dumps().encode())
+    _say_skipped(made.skipped, target, journal)
     return made
 
 
@@ -288,7 +322,9 @@ def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     """Write the chunk data set of the config, with specs.json beside its manifest's folder."""
     events = _open(config, journal)
     made, counted = _specs(config, events, journal)
-    return _chunks(config, counted, made, storage.absolute(folder), journal)
+    manifest = _chunks(config, counted, made, storage.absolute(folder), journal)
+    _say_skipped(manifest.skipped, storage.join(folder, skipping.FILE), journal)
+    return manifest
 
 
 def train(
@@ -518,8 +554,8 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     }
     skipped = {
         "branches": [{"name": item.name, "reason": item.reason} for item in data.plan.schema.omitted],
-        "files": [],
-        "events": {"selection": manifest.ledger["selection"]},
+        "files": [item.to_json() for item in manifest.skipped],
+        "events": {"selection": manifest.ledger["selection"], **skipping.counts(manifest.skipped)},
     }
     texts = {
         "config.yaml": config.to_yaml(),
@@ -552,6 +588,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
             shutil.move(path, work / path.name)
     folder = runs.publish(place.work, name, texts)
     fitting.keeper.checkpoints.remove()
+    _say_skipped(manifest.skipped, storage.join(folder, skipping.FILE), journal)
     if config.train.mlflow:
         with journal.stage("tell MLflow"), storage.local_copy(folder) as copy:
             files = [copy / name for name in ("config.yaml", "metrics.json", "report.html")]
@@ -1007,7 +1044,7 @@ class _Trained:
     config: Config | None = None
 
 
-def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
+def predict(config: Config, model: str, folder: str, journal: Journal, *, retry_skipped: bool = False) -> Manifest:
     """Score the events of the config's input and write a data set of scores, on executors: a row for each entry.
 
     Columns: identifier branches, those of ``predict.keep``, ``__source`` (uuid of the input, with its tree),
@@ -1026,6 +1063,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
             ``train.inputs`` what it takes.
         folder: Of the data set: a new one, an empty one, or that of an earlier prediction, which is brought up to date.
         journal: Told of each stage.
+        retry_skipped: Read only what an earlier prediction has skipped.
 
     Raises:
         SpecsMismatchError: The input lacks branches of the model, or has them as another kind; specs of another W.
@@ -1041,20 +1079,22 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
         trained = _keras_model(config, model) if model.endswith(_KERAS) else _trained(model)
     bundle = trained.bundle
     config = _as_trained(config, trained, journal)
+    target = storage.absolute(folder)
+    only = _skipped_before(target, journal) if retry_skipped else None
     try:
-        events = _open(config, journal, text=True)
+        events = _open(config, journal, text=True, only=only)
     except BranchNotFoundError as error:
         lacking = [name for name in bundle.transform.layout.branches if name not in error.available]
         if error.branch not in lacking:
             raise
         raise predicting.lacks(lacking, error.available, error.where) from error
-    target = storage.absolute(folder)
     request = _predict_request(config, events, trained)
     with journal.stage("predict") as stage:
         before = manifests.present(target)
-        manifest = predicting.predict(events, request, target)
+        manifest = predicting.predict(events, request, target, retry=retry_skipped)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    _tell_skipped(config, manifest.skipped, target, journal)
     if not manifest.ledger["events"]:
         journal.say(f"selection {config.input.selection!r} keeps none of the events: none has a score")
     if not trained.ranges:
@@ -1169,9 +1209,22 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
     )
 
 
-def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkSession | None = None) -> Events:
-    """Open the files of a config on executors; with ``text`` also the branches that cannot be features."""
+def _open(
+    config: Config,
+    journal: Journal,
+    *,
+    text: bool = False,
+    spark: SparkSession | None = None,
+    only: set[str] | None = None,
+) -> Events:
+    """Open the files of a config, or those of ``only`` these paths, on executors.
+
+    With ``text`` also the branches that cannot be features.
+    """
     files = fileset(config.input)
+    if only is not None and (others := [file for file in files if file.path not in only]):
+        files = tuple(file for file in files if file.path in only)
+        journal.say(f"{len(others)} new files are left for a run without --retry-skipped, such as {others[0].path}")
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
     from mlaas_spark.spark.ingest import open_events
 
@@ -1241,13 +1294,19 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
 
     wanted, source = _features(config, events), config.features.specs
     given = _read_specs(source) if source else None
+    # what is skipped is decided once, by all that the job reads of events
+    needed = {*_keys(config, events), *(name for answer in _answers(config) for name in answer.branches)}
+    if source and events.spare is not None:
+        with journal.stage("check files") as stage:
+            events = events.whole([*wanted, *needed])
+            stage.events = events.plan.entries
     if source and given is not None and not given.by_file:
         with journal.stage("count events") as stage:
             counted = events.counted()
             stage.events = counted.plan.entries
         return _fitting(given, wanted, events, source), counted
     with journal.stage("specs") as stage:
-        made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
+        made, counted = computing.compute(events, wanted, _quantiles(config, events), given, also=needed)
         stage.events = counted.plan.entries
     return made, counted
 
@@ -1307,6 +1366,8 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
         msg = f"no event in the training split of {manifest.rows}: give more events or a larger chunks.split.train"
         raise ChunkError(msg)
     storage.write_atomic(storage.join(folder, "specs.json"), made.dumps().encode())
+    if manifest.skipped or config.input.bad_files == "skip":
+        storage.write_atomic(storage.join(folder, skipping.FILE), skipping.dumps(manifest.skipped).encode())
     return manifest
 
 

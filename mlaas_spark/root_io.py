@@ -24,7 +24,7 @@ import pyarrow as pa
 import uproot
 
 from mlaas_spark import storage, xrootd
-from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
+from mlaas_spark.errors import BranchNotFoundError, DamagedInputError, TreeNotFoundError, UnreadableInputError, reason
 from mlaas_spark.plan import Header
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.xrootd import PATIENCE, Patience, RemoteFile, XRootDError
@@ -167,7 +167,7 @@ def read_ranges(
                 batch, odd = _read(opened, schema, counters, start, stop, file_index)
             if odd is not None:
                 entry, why = odd
-                raise UnreadableInputError(path, why, tree, (entry, entry + 1))
+                raise DamagedInputError(path, why, tree, (entry, entry + 1))
             yield batch
 
 
@@ -478,9 +478,9 @@ def _check_magic(path: str) -> None:
     """Every ROOT file begins with the four bytes ``root`` (TFile's format)."""
     _, head, _ = storage.head_and_tail(path, 4)
     if not head:
-        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+        raise DamagedInputError(path, "the file is empty (0 bytes)")
     if head != b"root":
-        raise UnreadableInputError(path, "it is not a ROOT file")
+        raise DamagedInputError(path, "it is not a ROOT file")
 
 
 @contextmanager
@@ -490,13 +490,16 @@ def _named(path: str, tree: str | None, entries: tuple[int, int] | None = None) 
         yield
     except FileNotFoundError as error:
         raise UnreadableInputError(path, "no such file", tree, entries) from error
-    except (PermissionError, ConnectionError) as error:  # of the local disk or of HDFS
-        raise UnreadableInputError(path, storage.why(error), tree, entries) from error
     except XRootDError as error:
         raise UnreadableInputError(path, str(error), tree, entries) from error
     except _FAILURES as error:
         _log.debug("reading %s failed", path, exc_info=error)
-        raise UnreadableInputError(path, _why(error), tree, entries) from error
+        if storage.is_trouble(error):  # of the local disk or of HDFS
+            raise UnreadableInputError(path, storage.why(error), tree, entries) from error
+        if isinstance(error, MemoryError):
+            why = "its values do not fit into memory: make spark.events_per_task smaller"
+            raise UnreadableInputError(path, why, tree, entries) from error
+        raise DamagedInputError(path, _why(error), tree, entries) from error
 
 
 def _why(error: Exception) -> str:

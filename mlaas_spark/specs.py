@@ -17,6 +17,7 @@ import numpy as np
 from mlaas_spark.errors import BranchNotFoundError, SpecsError
 from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, histogram_of_halves, histogram_of_lengths, tally
 from mlaas_spark.schema import buffers
+from mlaas_spark.skipping import Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -318,12 +319,14 @@ class SpecsFile:
             ``events``.
         request: Digest of what else the specs depend on (branches, selection, quantiles): partials are reused
             only where it agrees.
+        skipped: What of the files was damaged and is not in the specs.
     """
 
     specs: Specs
     by_file: Mapping[str, Specs] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     request: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """MLaaS4HEP's keys on top, ours under ``mlaas_spark``."""
@@ -348,6 +351,7 @@ class SpecsFile:
                 "version": VERSION,
                 "request": self.request,
                 "events": specs.events,
+                **({"skipped": [item.to_json() for item in self.skipped]} if self.skipped else {}),
                 "branches": {name: stats.to_json() for name, stats in sorted(specs.branches.items())},
                 "files": {
                     key: {
@@ -383,6 +387,7 @@ class SpecsFile:
                 {key: _specs_from_json(part) for key, part in ours["files"].items()},
                 {key: part["path"] for key, part in ours["files"].items()},
                 ours["request"],
+                tuple(map(Skipped.from_json, ours.get("skipped", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"{source} is no specs file: {type(error).__name__} {error}; make it with mlaas-spark specs"
