@@ -1,6 +1,6 @@
 """ROOT files through uproot: one header -> schema and clusters, one entry range -> one Arrow batch. No Spark.
 
-The only module that reads by uproot. Whatever uproot raises leaves here as an error that names file, tree and entries.
+The only module that reads by uproot; what that does not check, ``root_integrity`` does. Whatever uproot raises leaves here as an error that names file, tree and entries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import uproot
 
-from mlaas_spark import storage, xrootd
+from mlaas_spark import root_integrity, storage, xrootd
 from mlaas_spark.errors import BranchNotFoundError, DamagedInputError, TreeNotFoundError, UnreadableInputError, reason
 from mlaas_spark.plan import Header
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-
-def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
-    return deflate.zlib_decompress(data, uncompressed_bytes)
-
-
-# libdeflate, 1.7 times as fast as zlib. uproot has a place for it, ``library``, but calls an older interface of it; and
-# of this instance alone: ``uproot.ZLIB``, which uproot documents, is for writing.
-uproot.compression._decompress_ZLIB.decompress = _inflate  # noqa: SLF001
 
 _LARGEST_OFFSET = 2**31 - 1  # of Arrow's lists
 
@@ -104,6 +96,7 @@ def _header(file: Any, path: str, name: str) -> Header:
     with _named(path, name):
         opened = file[name]
         entries = int(opened.num_entries)
+        root_integrity.check_tree(opened, entries, path, name)
         return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
 
 
@@ -192,7 +185,7 @@ def _read(
     return batch, _miscounted(batch, arrays, counters, start)
 
 
-class _Lists(uproot.AsJagged):  # type: ignore[misc] # uproot has no types
+class _Lists(root_integrity.Lists):
     """Jagged numbers as an Arrow array: the values of each basket are copied once, to their place."""
 
     def final_array(
@@ -235,7 +228,9 @@ def _plain_numbers(branch: Any) -> Any:
     # of this class alone: Double32_t and others derive from it
     if type(numbers) is not uproot.AsDtype or numbers.inner_shape or numbers.to_dtype.name not in NUMERIC:
         return None
-    return kind if numbers is kind else _Lists(numbers, kind.header_bytes, kind.typename)
+    if numbers is kind:
+        return root_integrity.Numbers(kind.from_dtype, kind.to_dtype)
+    return _Lists(numbers, kind.header_bytes, kind.typename)
 
 
 def _miscounted(
