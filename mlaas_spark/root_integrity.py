@@ -32,7 +32,10 @@ def _inflate(data: bytes, size: int) -> bytearray:
 
 
 def _into(decompress: Callable[[Any, Any], int]) -> Callable[[bytes, int], bytes]:
-    """Decompression into so many bytes and no more; cramjam takes a size for a hint, whatever comes out."""
+    """Decompression into so many bytes, no more and no fewer.
+
+    cramjam takes a size for a hint: what comes out may be a thousand times as long, or, of LZ4, filled with zeros.
+    """
 
     def run(data: bytes, size: int) -> bytes:
         target = np.empty(size, np.uint8)
@@ -80,6 +83,7 @@ def _refuse_lies(
 # of these instances alone: ``uproot.ZLIB``, which uproot documents, is for writing.
 uproot.compression._decompress_ZLIB.decompress = _inflate  # noqa: SLF001
 uproot.compression._decompress_ZSTD.decompress = _into(cramjam.zstd.decompress_into)  # noqa: SLF001
+uproot.compression._decompress_LZ4.decompress = _into(cramjam.lz4.decompress_block_into)  # noqa: SLF001
 uproot.compression._decompress_LZMA.decompress = _into(_XZ.decompress_into)  # noqa: SLF001
 uproot.compression.decompress.hook_before_block = _refuse_lies
 
