@@ -1383,8 +1383,7 @@ def _log_cuts(made: SpecsFile, transform: FeatureTransform) -> None:
     """Say how many values the caps will cut."""
     for name, dim in transform.layout.dims:
         stats = made.specs[name]
-        cut = sum(max(length - dim, 0) * events for length, events in enumerate(stats.lengths))
-        if stats.jagged and cut:
+        if stats.jagged and (cut := stats.cut(dim)):
             _log.warning("%s: %d of %d values are cut at %d an event", name, cut, stats.count, dim)
 
 

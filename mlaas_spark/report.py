@@ -112,7 +112,7 @@ def _filled(report: RunReport) -> float:
 
 def _cut(stats: BranchStats, dim: int) -> int:
     """Values beyond the columns of a branch."""
-    return sum(max(length - dim, 0) * events for length, events in enumerate(stats.lengths))
+    return stats.cut(dim)
 
 
 def _branch_rows(report: RunReport) -> Iterator[dict[str, Any]]:

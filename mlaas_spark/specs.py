@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _LIMB = 32  # bits of a limb in partial rows: 2**31 partials add up in a signed 64-bit integer
+LONGEST = 1 << 16
+"""Lists of so many values or more count as one length: what is kept of a branch is not to grow with its longest."""
+
 _BIN_BITS = 16  # quantile bins: the upper half of a float32, 7 bits of mantissa
 
 
@@ -44,7 +47,8 @@ class BranchStats:
         maximum: Largest finite value, None without one.
         total: Exact sum of finite values in units of ``2**TOTAL_UNIT``.
         squares: Exact sum of their rounded squares in units of ``2**SQUARES_UNIT``.
-        lengths: For a jagged branch, number of events with 0, 1, 2, ... values.
+        lengths: For a jagged branch, number of events with 0, 1, 2, ... values, those with :data:`LONGEST` or more
+            together.
         dim: Longest list (1 for a flat branch).
         bins: Counts of finite values by quantile bin, {} unless asked for.
     """
@@ -70,7 +74,7 @@ class BranchStats:
         if offsets is not None:
             values = values[offsets[0] : offsets[-1]]
         seen = tally(values)
-        lengths = () if offsets is None else tuple(histogram_of_lengths(offsets).tolist())
+        lengths, dim = ((), 1) if offsets is None else _lengths(offsets)
         return cls(
             jagged=offsets is not None,
             count=seen.count,
@@ -83,7 +87,7 @@ class BranchStats:
             total=seen.total,
             squares=seen.squares,
             lengths=lengths,
-            dim=1 if offsets is None else max(len(lengths) - 1, 0),
+            dim=dim,
             bins=_bin_counts(values) if quantiles else {},
         )
 
@@ -151,6 +155,10 @@ class BranchStats:
             if below >= q * total:
                 return min(max(_bin_centre(key), self.minimum), self.maximum)
         return self.maximum
+
+    def cut(self, dim: int) -> int:
+        """How many of its values lie beyond the first ``dim`` of each event, for a ``dim`` below :data:`LONGEST`."""
+        return self.count - sum(min(length, dim) * events for length, events in enumerate(self.lengths))
 
     def cap(self, share: float) -> int:
         """Smallest length that leaves at least ``share`` of the events uncut."""
@@ -249,6 +257,15 @@ class Specs:
         }
 
 
+def _lengths(offsets: npt.NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], int]:
+    """Events of each length, and the largest."""
+    counts = histogram_of_lengths(offsets)
+    dim = max(len(counts) - 1, 0)
+    if dim > LONGEST:
+        counts = np.append(counts[:LONGEST], counts[LONGEST:].sum())
+    return tuple(counts.tolist()), dim
+
+
 def merged(parts: Iterable[Specs]) -> Specs:
     """All parts as one."""
     result = Specs()
@@ -266,6 +283,7 @@ def to_rows(specs: Specs) -> list[tuple[str, str, int, int, float | None, float 
     for name, stats in specs.branches.items():
         kind = 1 if stats.jagged else 0
         rows.append((name, "range", kind, 0, stats.minimum, stats.maximum))
+        rows.append((name, "dim", 0, 0, None, float(stats.dim)))
         rows += [(name, stat, 0, getattr(stats, stat), None, None) for stat in ("count", "nan", "inf", "zero")]
         for stat in ("total", "squares"):
             rows += [(name, stat, index, limb, None, None) for index, limb in _limbs(getattr(stats, stat))]
@@ -279,11 +297,14 @@ def from_rows(rows: Iterable[tuple[str, str, int, int, float | None, float | Non
     events = 0
     numbers: dict[str, dict[str, dict[int, int]]] = {}
     limits: dict[str, tuple[bool, float | None, float | None]] = {}
+    dims: dict[str, int] = {}
     for name, stat, index, number, low, high in rows:
         if stat == "events":
             events += number
         elif stat == "range":
             limits[name] = (bool(index), low, high)
+        elif stat == "dim":
+            dims[name] = int(high or 0)
         else:
             numbers.setdefault(name, {}).setdefault(stat, {})[index] = number
     branches = {}
@@ -302,7 +323,7 @@ def from_rows(rows: Iterable[tuple[str, str, int, int, float | None, float | Non
             total=sum(limb << (_LIMB * index) for index, limb in found.get("total", {}).items()),
             squares=sum(limb << (_LIMB * index) for index, limb in found.get("squares", {}).items()),
             lengths=lengths,
-            dim=max(len(lengths) - 1, 0) if jagged else 1,
+            dim=dims[name],
             bins=dict(sorted(found.get("bins", {}).items())),
         )
     return Specs(events, branches)
@@ -445,6 +466,9 @@ def _limbs(number: int) -> Iterable[tuple[int, int]]:
 def _bin_counts(values: npt.NDArray[Any]) -> dict[int, int]:
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32, copy=False)
+    if numbers is not values and (beyond := np.isinf(numbers) & np.isfinite(values)).any():
+        # what float32 does not hold counts with the largest that it does
+        numbers = np.where(beyond, np.copysign(np.finfo(np.float32).max, numbers), numbers).astype(np.float32)
     found, counts = histogram_of_halves(numbers)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 

@@ -9,7 +9,18 @@ import typer
 
 from mlaas_spark.cli import show
 from mlaas_spark.cli.app import app
-from mlaas_spark.cli.options import BRANCHES, CONFIG, INPUT, LABEL, SELECTION, content, journal, resolved, takes
+from mlaas_spark.cli.options import (
+    BRANCHES,
+    CONFIG,
+    INPUT,
+    LABEL,
+    SELECTION,
+    RetrySkipped,
+    content,
+    journal,
+    resolved,
+    takes,
+)
 from mlaas_spark.errors import ConfigError
 
 
@@ -47,6 +58,7 @@ def convert(
     target_size: Annotated[
         str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT and Parquet.")
     ] = None,
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -59,7 +71,7 @@ def convert(
     options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
     given = {key: value for key, value in options.items() if value}
     mapping = {**mapping, "convert": {**(mapping.get("convert") or {}), **given}} if given else mapping
-    manifest = pipeline.convert(resolved(context, mapping), out, journal())
+    manifest = pipeline.convert(resolved(context, mapping), out, journal(), retry_skipped=retry_skipped)
     show.ledger(manifest.ledger)
     show.data_set(out, manifest)
     if manifest.schema.omitted:
@@ -74,6 +86,7 @@ def convert(
 def specs(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", help="The specs file to write.")] = "specs.json",
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -83,7 +96,7 @@ def specs(
     from mlaas_spark.transform import FeatureTransform
 
     config = resolved(context)
-    made = pipeline.specs(config, out, journal()).specs
+    made = pipeline.specs(config, out, journal(), retry_skipped=retry_skipped).specs
     rows: list[tuple[object, ...]] = []
     for name, stats in sorted(made.branches.items()):
         numbers = (show.number(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std))

@@ -32,6 +32,11 @@ CONFIG: dict[str, Any] = {
 }
 """A config file, and keys of it."""
 
+RetrySkipped = Annotated[
+    bool, typer.Option("--retry-skipped", help="Read only what an earlier run has skipped, see docs/bad-files.md.")
+]
+"""Of verbs whose output can be brought up to date."""
+
 INPUT: dict[str, Any] = {
     "files": Annotated[
         list[str] | None,

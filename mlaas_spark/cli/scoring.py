@@ -16,6 +16,7 @@ from mlaas_spark.cli.options import (
     SERVER,
     TLS,
     ModelName,
+    RetrySkipped,
     content,
     journal,
     resolved,
@@ -57,6 +58,7 @@ def predict(
         str | None,
         typer.Option("--out-format", help="parquet, or root: a friend tree for each input file; default: parquet."),
     ] = None,
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Score events with a trained model, on executors, into a data set with a row for each entry, in entry order.
 
@@ -78,14 +80,14 @@ def predict(
         mapping = {**mapping, "features": {**(mapping.get("features") or {}), "specs": specs_file}}
     asked = {key: value for key, value in (("keep", keep), ("beside", beside), ("format", out_format)) if value}
     mapping = {**mapping, "predict": {**(mapping.get("predict") or {}), **asked}} if asked else mapping
-    manifest = pipeline.predict(resolved(context, mapping), named[0], out, journal())
+    manifest = pipeline.predict(resolved(context, mapping), named[0], out, journal(), retry_skipped=retry_skipped)
     if manifest.drift:
         rows = [(name, *drift) for name, drift in manifest.drift.items()]
         show.table("Not as in training", ("branch", "below range", "above range", "NaN, inf", "cut"), rows)
     ledger = manifest.ledger
     show.line(
         f"{ledger['entries']:,} entries in = {ledger['rows']:,} rows out: {ledger['events']:,} events scored + "
-        f"{ledger['selection']:,} not selected"
+        f"{ledger['selection']:,} not selected" + show.skipped(ledger)
     )
     show.data_set(out, manifest)
     if any(file.path.endswith(".root") for file in manifest.files):
