@@ -511,7 +511,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read config {path}: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
         raise ConfigError(msg) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date such as 2026-99-99
         msg = f"config {path} is not YAML: {' '.join(str(error).split())}"
         raise ConfigError(msg) from error
     if content is None:

@@ -304,14 +304,48 @@ class Manifest:
                 version=content["version"],
                 skipped=tuple(map(Skipped.from_json, content.get("skipped", ()))),
             )
-            recorded = content["content_digest"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _check_types(manifest)
+            recorded, found = content["content_digest"], manifest.content_digest
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"{source} is no manifest of a data set: {type(error).__name__} {error}"
             raise ChunkError(msg) from error
-        if recorded != manifest.content_digest:
-            msg = f"{source} was changed: its content digest {recorded[:12]} is not that of its content"
+        if recorded != found:
+            msg = f"{source} was changed: its content digest {str(recorded)[:12]} is not that of its content"
             raise ChunkError(msg)
         return manifest
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("path", "uuid", "tree", "digest", "split", "layout", "request"), (str,)),
+    **dict.fromkeys(("entries", "events", "copy", "skipped", "rows", "bytes", "chunk", "version"), (int,)),
+    "label": (int, float, type(None)),
+    "selected": (int, type(None)),
+}
+
+
+def _check_types(manifest: Manifest) -> None:
+    """TypeError where a value of the manifest, or of its inputs and files, has not the type it should have."""
+    for item in (*manifest.inputs, *manifest.files):
+        for name, kinds in _TYPES.items():
+            if (
+                type(value := getattr(item, name, None)) not in kinds
+                and hasattr(type(item), name)
+                and not callable(value)
+            ):
+                msg = f"{name} is {str(value)[:40]!r}"
+                raise TypeError(msg)
+    weights = [item.weight for item in manifest.inputs]
+    counts = [rows for file in manifest.files for rows in file.labels.values()]
+    texts = [manifest.layout, manifest.request, manifest.weight, *manifest.keys, *manifest.targets]
+    texts += [*manifest.digests, *manifest.digests.values()]
+    odd = [
+        *(value for value in weights if type(value) not in {int, float}),
+        *(value for value in (*counts, manifest.version) if type(value) is not int),
+        *(value for value in texts if not isinstance(value, str)),
+    ]
+    if odd or not isinstance(manifest.transform, dict | None):
+        msg = f"{str((odd or [manifest.transform])[0])[:40]!r} is in the place of something else"
+        raise TypeError(msg)
 
 
 def read(folder: str) -> Manifest:
@@ -326,7 +360,7 @@ def read(folder: str) -> Manifest:
     except FileNotFoundError as error:
         msg = f"{folder} has no {MANIFEST}: it is no data set, or the job that writes it has not finished"
         raise ChunkError(msg) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"cannot read {url}: {error}"
         raise ChunkError(msg) from error
     return Manifest.from_json(content, url)

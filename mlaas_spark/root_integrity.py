@@ -156,9 +156,7 @@ def _check_basket(basket: Any, branch: Any) -> None:
 def _checked_pages(read_page: Callable[..., None]) -> Callable[..., None]:
     """uproot's reader of an RNTuple's page, with the page's checksum looked at where it has one."""
 
-    def run(
-        self: Any, destination: Any, cluster_idx: int, col_idx: int, page_idx: int, field_metadata: Any
-    ) -> None:
+    def run(self: Any, destination: Any, cluster_idx: int, col_idx: int, page_idx: int, field_metadata: Any) -> None:
         page = self._ntuple.page_link_list[cluster_idx][col_idx].pages[page_idx]
         if page.has_checksum:
             start, stop = page.locator.offset, page.locator.offset + page.locator.num_bytes

@@ -186,20 +186,29 @@ class BranchStats:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The statistics that :meth:`to_json` wrote."""
+        """The statistics that :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It wrote no such thing.
+        """
+        if not isinstance(content["jagged"], bool):
+            msg = f"jagged is {content['jagged']!r}, not true or false"
+            raise TypeError(msg)
+        count = whole(content["count"])
         return cls(
             jagged=content["jagged"],
-            count=content["count"],
-            nan=content["nan"],
-            inf=content["inf"],
-            zero=content["zero"],
-            minimum=content["min"],
-            maximum=content["max"],
-            total=int(content["total"], 16),
-            squares=int(content["squares"], 16),
-            lengths=tuple(content["lengths"]),
-            dim=content["dim"],
-            bins={int(key): count for key, count in content["bins"].items()},
+            count=count,
+            nan=whole(content["nan"]),
+            inf=whole(content["inf"]),
+            zero=whole(content["zero"]),
+            minimum=_limit(content["min"]),
+            maximum=_limit(content["max"]),
+            # no more than so many of the largest float64 add up to
+            total=_exact(content["total"], 1024 - TOTAL_UNIT + count.bit_length()),
+            squares=_exact(content["squares"], 2048 - SQUARES_UNIT + count.bit_length()),
+            lengths=tuple(map(whole, content["lengths"])),
+            dim=whole(content["dim"]),
+            bins={int(key): whole(number) for key, number in content["bins"].items()},
         )
 
 
@@ -410,7 +419,7 @@ class SpecsFile:
                 ours["request"],
                 tuple(map(Skipped.from_json, ours.get("skipped", ()))),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"{source} is no specs file: {type(error).__name__} {error}; make it with mlaas-spark specs"
             raise SpecsError(msg) from error
 
@@ -419,7 +428,7 @@ class SpecsFile:
         """The specs of a JSON text; SpecsError as :meth:`from_json`."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{source} is not JSON: {error}; make it with mlaas-spark specs"
             raise SpecsError(msg) from error
         return cls.from_json(content, source)
@@ -428,23 +437,50 @@ class SpecsFile:
 def _from_mlaas4hep(content: Mapping[str, Any]) -> Specs:
     """Ranges and dimensions only: MLaaS4HEP keeps no counts."""
     low, high = content["minv"], content["maxv"]
-    jagged = {str(name): int(dim) for name, dim in content["jdim"].items()}
+    jagged = {str(name): whole(int(dim)) for name, dim in content["jdim"].items()}
     branches = {
         str(name): BranchStats(
             jagged=name in jagged,
-            minimum=float(low[name]),
-            maximum=float(high[name]),
+            minimum=_limit(float(low[name])),
+            maximum=_limit(float(high[name])),
             dim=jagged.get(name, 1),
         )
         for name in [*content["fkeys"], *content["jkeys"]]
     }
     events = content.get("events", {})
-    return Specs(int(events.get("total", 0)) if isinstance(events, dict) else 0, branches)
+    return Specs(whole(int(events.get("total", 0))) if isinstance(events, dict) else 0, branches)
 
 
 def _specs_from_json(content: Mapping[str, Any]) -> Specs:
     branches = {name: BranchStats.from_json(stats) for name, stats in content["branches"].items()}
-    return Specs(content["events"], branches)
+    return Specs(whole(content["events"]), branches)
+
+
+def whole(value: Any) -> int:
+    """A count as JSON gives it.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        msg = f"{str(value)[:40]!r} is no count"
+        raise TypeError(msg)
+    return value
+
+
+def _limit(value: Any) -> float | None:
+    if value is None or (type(value) in {int, float} and math.isfinite(value)):
+        return value  # type: ignore[no-any-return] # it is looked at
+    msg = f"{str(value)[:40]!r} is no finite number"
+    raise TypeError(msg)
+
+
+def _exact(text: Any, bits: int) -> int:
+    number = int(text, 16)
+    if number.bit_length() > bits:
+        msg = f"{text[:40]}... is a sum that no float64 numbers have"
+        raise ValueError(msg)
+    return number
 
 
 def _or_zero(value: float | None) -> float:

@@ -196,14 +196,30 @@ def test_all_of_twenty_thousand_branches_are_found_and_one_is_read(tmp_path: Pat
 
 
 def test_schemas_of_twenty_thousand_branches_are_compared_in_a_moment() -> None:
-    schema = EventSchema.of(Branch(f"b{number:05d}", f"b{number:05d}", "float32", jagged=False) for number in range(20_000))
+    schema = EventSchema.of(
+        Branch(f"b{number:05d}", f"b{number:05d}", "float32", jagged=False) for number in range(20_000)
+    )
     began = time.process_time()
     assert common([("a", schema), ("b", schema)]) == schema
     assert schema["b19999"].name in schema
     assert time.process_time() - began < 5.0  # a look at all branches for each takes a minute
 
 
-NAMES = ["a b", "Jet/pt", "энергия", 'say "pt"', "it's", "two\nlines", "tab\there", "`q`", "a,b", "[0]", "*", "%s{}", "\x1b[31m"]
+NAMES = [
+    "a b",
+    "Jet/pt",
+    "энергия",
+    'say "pt"',
+    "it's",
+    "two\nlines",
+    "tab\there",
+    "`q`",
+    "a,b",
+    "[0]",
+    "*",
+    "%s{}",
+    "\x1b[31m",
+]
 
 
 def test_branches_of_any_name_are_read_or_told_of(tmp_path: Path) -> None:
@@ -218,7 +234,9 @@ def test_branches_of_any_name_are_read_or_told_of(tmp_path: Path) -> None:
     assert len(read) >= len(NAMES) - 1
 
 
-@pytest.mark.parametrize("name", ["with space.root", "quo'te\".root", "two\nlines.root", "файл.root", "a:b.root", "#%20.root"])
+@pytest.mark.parametrize(
+    "name", ["with space.root", "quo'te\".root", "two\nlines.root", "файл.root", "a:b.root", "#%20.root"]
+)
 def test_files_of_any_name_are_read(name: str, tmp_path: Path) -> None:
     path = flat(tmp_path / name, {"x": np.arange(3, dtype="f4")})
     (file,) = fileset(InputConfig(files=(path,)))
