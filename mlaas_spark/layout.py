@@ -68,6 +68,6 @@ class FeatureLayout:
         """
         dims = tuple((str(name), int(dim)) for name, dim in content)
         if any(dim < 0 for _, dim in dims) or sum(dim for _, dim in dims) > _WIDEST:
-            msg = f"a layout of {sum(dim for _, dim in dims)} columns, {min(dim for _, dim in dims)} of one branch, is none"
+            msg = f"a layout of {sum(dim for _, dim in dims)} columns is none: at most {_WIDEST}, none below 0"
             raise SpecsError(msg)
         return cls(dims)

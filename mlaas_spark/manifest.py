@@ -23,7 +23,7 @@ import hashlib
 import json
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -325,13 +325,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _check_types(manifest: Manifest) -> None:
     """TypeError where a value of the manifest, or of its inputs and files, has not the type it should have."""
-    for item in (*manifest.inputs, *manifest.files):
-        for name, kinds in _TYPES.items():
-            if (
-                type(value := getattr(item, name, None)) not in kinds
-                and hasattr(type(item), name)
-                and not callable(value)
-            ):
+    items: list[Input | DataFile] = [*manifest.inputs, *manifest.files]
+    for item in items:
+        for name in (each.name for each in fields(item)):
+            value = getattr(item, name)
+            if name in _TYPES and type(value) not in _TYPES[name]:
                 msg = f"{name} is {str(value)[:40]!r}"
                 raise TypeError(msg)
     weights = [item.weight for item in manifest.inputs]
@@ -341,7 +339,7 @@ def _check_types(manifest: Manifest) -> None:
     odd = [
         *(value for value in weights if type(value) not in {int, float}),
         *(value for value in (*counts, manifest.version) if type(value) is not int),
-        *(value for value in texts if not isinstance(value, str)),
+        *(value for value in texts if type(value) is not str),
     ]
     if odd or not isinstance(manifest.transform, dict | None):
         msg = f"{str((odd or [manifest.transform])[0])[:40]!r} is in the place of something else"

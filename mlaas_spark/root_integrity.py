@@ -21,7 +21,7 @@ from mlaas_spark.errors import DamagedInputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_XZ = getattr(cramjam, "xz", None) or cramjam.experimental.lzma
+_XZ: Any = getattr(cramjam, "xz", None) or cramjam.experimental.lzma  # type: ignore[attr-defined] # of older ones
 _BLOCK_HEADER = struct.Struct("<2sc3s3s")  # algorithm, method, bytes on disk, bytes of the values
 _LARGE, _RATIO = 1 << 28, 1_000  # a basket of so many bytes and packed so many times is made to fill memory
 _PAGE_CHECKSUM = struct.Struct("<Q")
@@ -154,7 +154,7 @@ def _check_basket(basket: Any, branch: Any) -> None:
 
 
 def _checked_pages(read_page: Callable[..., None]) -> Callable[..., None]:
-    """uproot's reader of an RNTuple's page, with the page's checksum looked at where it has one."""
+    """Uproot's reader of an RNTuple's page, with the page's checksum looked at where it has one."""
 
     def run(self: Any, destination: Any, cluster_idx: int, col_idx: int, page_idx: int, field_metadata: Any) -> None:
         page = self._ntuple.page_link_list[cluster_idx][col_idx].pages[page_idx]

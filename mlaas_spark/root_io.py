@@ -1,6 +1,7 @@
 """ROOT files through uproot: one header -> schema and clusters, one entry range -> one Arrow batch. No Spark.
 
-The only module that reads by uproot; what that does not check, ``root_integrity`` does. Whatever uproot raises leaves here as an error that names file, tree and entries.
+The only module that reads by uproot; what that does not check, ``root_integrity`` does. Whatever uproot raises leaves
+here as an error that names file, tree and entries.
 """
 
 from __future__ import annotations

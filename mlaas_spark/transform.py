@@ -225,7 +225,7 @@ def _dim(name: str, stats: BranchStats, cap: int | None) -> int:
         msg = f"branch {name!r} has lists of {dim} values and more: say by features.caps how many make columns"
         raise SpecsError(msg)
     _log.warning(
-        "%s: its longest list has %d values: capped at %d, which %.1f %% of the events do not exceed; see features.caps",
+        "%s: longest list has %d values: capped at %d, which %.1f %% of the events do not exceed, see features.caps",
         name,
         stats.dim,
         dim,

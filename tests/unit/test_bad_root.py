@@ -249,9 +249,10 @@ def test_pipe_is_refused_and_nobody_waits(tmp_path: Path) -> None:
     program = """
 import sys
 from mlaas_spark import parquet_io, root_io, storage
-for read, name in ((root_io.read_header, "pipe.root"), (parquet_io.read_header, "pipe.parquet"), (storage.fingerprint, "pipe.json")):
+readers = {"root": root_io.read_header, "parquet": parquet_io.read_header, "json": storage.fingerprint}
+for name, read in readers.items():
     try:
-        read(f"{sys.argv[1]}/{name}")
+        read(f"{sys.argv[1]}/pipe.{name}")
     except root_io.UnreadableInputError as error:
         print(error)
 """

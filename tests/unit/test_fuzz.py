@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Read = Callable[[Path], object]
 
@@ -79,7 +79,7 @@ def manifest() -> bytes:
 
 
 def use_manifest(path: Path) -> None:
-    (path.parent / manifests.MANIFEST).write_bytes(path.read_bytes())
+    (path.parent / "manifest.json").write_bytes(path.read_bytes())
     made = manifests.read(str(path.parent))
     json.dumps(made.to_json())
     assert made.of("train") is not None
@@ -109,7 +109,8 @@ PARAMS = json.dumps(
     }
 ).encode()
 
-FILESET = b'{"signal": {"files": {"a.root": {"object_path": "Events", "steps": [[0, 5]], "uuid": "ab"}}, "metadata": {"label": 1}}}'
+FILE = {"object_path": "Events", "steps": [[0, 5]], "uuid": "ab"}
+FILESET = json.dumps({"signal": {"files": {"a.root": FILE}, "metadata": {"label": 1}}}).encode()
 
 TRANSFORM = FeatureTransform.of(SpecsFile.loads(specs()).specs, FeatureConfig())
 LAYOUT = json.dumps(
@@ -117,7 +118,10 @@ LAYOUT = json.dumps(
         "transform": TRANSFORM.to_json(),
         "columns": TRANSFORM.columns,
         "specs": "ab",
-        **{"inputs": "features", "missing": 0.0, "mask": False, "ranges": {"x": [0.0, 1.0]}},
+        "inputs": "features",
+        "missing": 0.0,
+        "mask": False,
+        "ranges": {"x": [0.0, 1.0]},
     }
 ).encode()
 
@@ -267,7 +271,7 @@ def test_config_of_anything_is_resolved_or_refused(content: dict[str, Any]) -> N
         assert str(error)  # noqa: PT017 - or it is a config
 
 
-TOKENS = ["x", "Jet_pt", "(", ")", "[", "]", "+", "-", "**", ">", "and", "not", "1", "1e999", "0x", "sum", "max", ",", ".", "'a'", "lambda", ":", "\n", "\0", "é", "==", "in", "if"]  # fmt: skip
+TOKENS = "x Jet_pt ( ) [ ] + - ** > and not 1 1e999 0x sum max , . 'a' lambda : \0 é == in if".split()  # noqa: SIM905 - shorter
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=12).map(" ".join) | st.text(max_size=30))
