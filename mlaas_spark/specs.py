@@ -415,8 +415,8 @@ class SpecsFile:
             return cls(
                 _specs_from_json(ours),
                 {key: _specs_from_json(part) for key, part in ours["files"].items()},
-                {key: part["path"] for key, part in ours["files"].items()},
-                ours["request"],
+                {key: _text(part["path"]) for key, part in ours["files"].items()},
+                _text(ours["request"]),
                 tuple(map(Skipped.from_json, ours.get("skipped", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -464,6 +464,13 @@ def whole(value: Any) -> int:
     """
     if type(value) is not int or not 0 <= value < 1 << 63:
         msg = f"{str(value)[:40]!r} is no count"
+        raise TypeError(msg)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        msg = f"{str(value)[:40]!r} is no text"
         raise TypeError(msg)
     return value
 
