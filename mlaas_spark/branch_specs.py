@@ -17,6 +17,7 @@ import numpy as np
 from mlaas_spark.errors import BranchNotFoundError, SpecsError
 from mlaas_spark.kernels import SQUARES_UNIT, TOTAL_UNIT, histogram_of_halves, histogram_of_lengths, tally
 from mlaas_spark.schema import buffers
+from mlaas_spark.skipping import Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _LIMB = 32  # bits of a limb in partial rows: 2**31 partials add up in a signed 64-bit integer
+LONGEST = 1 << 16
+"""Lists of so many values or more count as one length: what is kept of a branch is not to grow with its longest."""
+
 _BIN_BITS = 16  # quantile bins: the upper half of a float32, 7 bits of mantissa
 
 
@@ -43,7 +47,8 @@ class BranchStats:
         maximum: Largest finite value, None without one.
         total: Exact sum of finite values in units of ``2**TOTAL_UNIT``.
         squares: Exact sum of their rounded squares in units of ``2**SQUARES_UNIT``.
-        lengths: For a jagged branch, number of events with 0, 1, 2, ... values.
+        lengths: For a jagged branch, number of events with 0, 1, 2, ... values, those with :data:`LONGEST` or more
+            together.
         dim: Longest list (1 for a flat branch).
         bins: Counts of finite values by quantile bin, {} unless asked for.
     """
@@ -69,7 +74,7 @@ class BranchStats:
         if offsets is not None:
             values = values[offsets[0] : offsets[-1]]
         seen = tally(values)
-        lengths = () if offsets is None else tuple(histogram_of_lengths(offsets).tolist())
+        lengths, dim = ((), 1) if offsets is None else _lengths(offsets)
         return cls(
             jagged=offsets is not None,
             count=seen.count,
@@ -82,7 +87,7 @@ class BranchStats:
             total=seen.total,
             squares=seen.squares,
             lengths=lengths,
-            dim=1 if offsets is None else max(len(lengths) - 1, 0),
+            dim=dim,
             bins=_bin_counts(values) if quantiles else {},
         )
 
@@ -151,6 +156,10 @@ class BranchStats:
                 return min(max(_bin_centre(key), self.minimum), self.maximum)
         return self.maximum
 
+    def cut(self, dim: int) -> int:
+        """How many of its values lie beyond the first ``dim`` of each event, for a ``dim`` below :data:`LONGEST`."""
+        return self.count - sum(min(length, dim) * events for length, events in enumerate(self.lengths))
+
     def cap(self, share: float) -> int:
         """Smallest length that leaves at least ``share`` of the events uncut."""
         reached = np.cumsum(self.lengths)
@@ -177,20 +186,29 @@ class BranchStats:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The statistics that :meth:`to_json` wrote."""
+        """The statistics that :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It wrote no such thing.
+        """
+        if not isinstance(content["jagged"], bool):
+            msg = f"jagged is {content['jagged']!r}, not true or false"
+            raise TypeError(msg)
+        count = whole(content["count"])
         return cls(
             jagged=content["jagged"],
-            count=content["count"],
-            nan=content["nan"],
-            inf=content["inf"],
-            zero=content["zero"],
-            minimum=content["min"],
-            maximum=content["max"],
-            total=int(content["total"], 16),
-            squares=int(content["squares"], 16),
-            lengths=tuple(content["lengths"]),
-            dim=content["dim"],
-            bins={int(key): count for key, count in content["bins"].items()},
+            count=count,
+            nan=whole(content["nan"]),
+            inf=whole(content["inf"]),
+            zero=whole(content["zero"]),
+            minimum=_limit(content["min"]),
+            maximum=_limit(content["max"]),
+            # no more than so many of the largest float64 add up to
+            total=_exact(content["total"], 1024 - TOTAL_UNIT + count.bit_length()),
+            squares=_exact(content["squares"], 2048 - SQUARES_UNIT + count.bit_length()),
+            lengths=tuple(map(whole, content["lengths"])),
+            dim=whole(content["dim"]),
+            bins={int(key): whole(number) for key, number in content["bins"].items()},
         )
 
 
@@ -248,6 +266,15 @@ class Specs:
         }
 
 
+def _lengths(offsets: npt.NDArray[np.integer[Any]]) -> tuple[tuple[int, ...], int]:
+    """Events of each length, and the largest."""
+    counts = histogram_of_lengths(offsets)
+    dim = max(len(counts) - 1, 0)
+    if dim > LONGEST:
+        counts = np.append(counts[:LONGEST], counts[LONGEST:].sum())
+    return tuple(counts.tolist()), dim
+
+
 def merged(parts: Iterable[Specs]) -> Specs:
     """All parts as one."""
     result = Specs()
@@ -265,6 +292,7 @@ def to_rows(specs: Specs) -> list[tuple[str, str, int, int, float | None, float 
     for name, stats in specs.branches.items():
         kind = 1 if stats.jagged else 0
         rows.append((name, "range", kind, 0, stats.minimum, stats.maximum))
+        rows.append((name, "dim", 0, 0, None, float(stats.dim)))
         rows += [(name, stat, 0, getattr(stats, stat), None, None) for stat in ("count", "nan", "inf", "zero")]
         for stat in ("total", "squares"):
             rows += [(name, stat, index, limb, None, None) for index, limb in _limbs(getattr(stats, stat))]
@@ -278,11 +306,14 @@ def from_rows(rows: Iterable[tuple[str, str, int, int, float | None, float | Non
     events = 0
     numbers: dict[str, dict[str, dict[int, int]]] = {}
     limits: dict[str, tuple[bool, float | None, float | None]] = {}
+    dims: dict[str, int] = {}
     for name, stat, index, number, low, high in rows:
         if stat == "events":
             events += number
         elif stat == "range":
             limits[name] = (bool(index), low, high)
+        elif stat == "dim":
+            dims[name] = int(high or 0)
         else:
             numbers.setdefault(name, {}).setdefault(stat, {})[index] = number
     branches = {}
@@ -301,7 +332,7 @@ def from_rows(rows: Iterable[tuple[str, str, int, int, float | None, float | Non
             total=sum(limb << (_LIMB * index) for index, limb in found.get("total", {}).items()),
             squares=sum(limb << (_LIMB * index) for index, limb in found.get("squares", {}).items()),
             lengths=lengths,
-            dim=max(len(lengths) - 1, 0) if jagged else 1,
+            dim=dims[name],
             bins=dict(sorted(found.get("bins", {}).items())),
         )
     return Specs(events, branches)
@@ -318,12 +349,14 @@ class SpecsFile:
             ``events``.
         request: Digest of what else the specs depend on (branches, selection, quantiles): partials are reused
             only where it agrees.
+        skipped: What of the files was damaged and is not in the specs.
     """
 
     specs: Specs
     by_file: Mapping[str, Specs] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     request: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """MLaaS4HEP's keys on top, ours under ``mlaas_spark``."""
@@ -348,6 +381,7 @@ class SpecsFile:
                 "version": VERSION,
                 "request": self.request,
                 "events": specs.events,
+                **({"skipped": [item.to_json() for item in self.skipped]} if self.skipped else {}),
                 "branches": {name: stats.to_json() for name, stats in sorted(specs.branches.items())},
                 "files": {
                     key: {
@@ -381,10 +415,11 @@ class SpecsFile:
             return cls(
                 _specs_from_json(ours),
                 {key: _specs_from_json(part) for key, part in ours["files"].items()},
-                {key: part["path"] for key, part in ours["files"].items()},
-                ours["request"],
+                {key: _text(part["path"]) for key, part in ours["files"].items()},
+                _text(ours["request"]),
+                tuple(map(Skipped.from_json, ours.get("skipped", ()))),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"{source} is no specs file: {type(error).__name__} {error}; make it with mlaas-spark specs"
             raise SpecsError(msg) from error
 
@@ -393,7 +428,7 @@ class SpecsFile:
         """The specs of a JSON text; SpecsError as :meth:`from_json`."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{source} is not JSON: {error}; make it with mlaas-spark specs"
             raise SpecsError(msg) from error
         return cls.from_json(content, source)
@@ -402,23 +437,57 @@ class SpecsFile:
 def _from_mlaas4hep(content: Mapping[str, Any]) -> Specs:
     """Ranges and dimensions only: MLaaS4HEP keeps no counts."""
     low, high = content["minv"], content["maxv"]
-    jagged = {str(name): int(dim) for name, dim in content["jdim"].items()}
+    jagged = {str(name): whole(int(dim)) for name, dim in content["jdim"].items()}
     branches = {
         str(name): BranchStats(
             jagged=name in jagged,
-            minimum=float(low[name]),
-            maximum=float(high[name]),
+            minimum=_limit(float(low[name])),
+            maximum=_limit(float(high[name])),
             dim=jagged.get(name, 1),
         )
         for name in [*content["fkeys"], *content["jkeys"]]
     }
     events = content.get("events", {})
-    return Specs(int(events.get("total", 0)) if isinstance(events, dict) else 0, branches)
+    return Specs(whole(int(events.get("total", 0))) if isinstance(events, dict) else 0, branches)
 
 
 def _specs_from_json(content: Mapping[str, Any]) -> Specs:
     branches = {name: BranchStats.from_json(stats) for name, stats in content["branches"].items()}
-    return Specs(content["events"], branches)
+    return Specs(whole(content["events"]), branches)
+
+
+def whole(value: Any) -> int:
+    """A count as JSON gives it.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        msg = f"{str(value)[:40]!r} is no count"
+        raise TypeError(msg)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        msg = f"{str(value)[:40]!r} is no text"
+        raise TypeError(msg)
+    return value
+
+
+def _limit(value: Any) -> float | None:
+    if value is None or (type(value) in {int, float} and math.isfinite(value)):
+        return value  # type: ignore[no-any-return] # it is looked at
+    msg = f"{str(value)[:40]!r} is no finite number"
+    raise TypeError(msg)
+
+
+def _exact(text: Any, bits: int) -> int:
+    number = int(text, 16)
+    if number.bit_length() > bits:
+        msg = f"{text[:40]}... is a sum that no float64 numbers have"
+        raise ValueError(msg)
+    return number
 
 
 def _or_zero(value: float | None) -> float:
@@ -440,6 +509,9 @@ def _limbs(number: int) -> Iterable[tuple[int, int]]:
 def _bin_counts(values: npt.NDArray[Any]) -> dict[int, int]:
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32, copy=False)
+    if numbers is not values and (beyond := np.isinf(numbers) & np.isfinite(values)).any():
+        # what float32 does not hold counts with the largest that it does
+        numbers = np.where(beyond, np.copysign(np.finfo(np.float32).max, numbers), numbers).astype(np.float32)
     found, counts = histogram_of_halves(numbers)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 

@@ -105,6 +105,8 @@ class InputConfig(_Section):
     events: int | None = Field(default=None, ge=1)
     preproc: Path | None = None
     allow_copies: bool = False
+    bad_files: Literal["fail", "skip"] = "fail"
+    skip_limit: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     redirector: str | None = None
     timeout: int = Field(default=PATIENCE.timeout, ge=1, le=3600)
     retries: int = Field(default=PATIENCE.retries, ge=0, le=100)
@@ -536,7 +538,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read config {path}: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
         raise ConfigError(msg) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date such as 2026-99-99
         msg = f"config {path} is not YAML: {_of_yaml(error)}"
         raise ConfigError(msg) from error
     if content is None:
@@ -547,7 +549,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _of_yaml(error: yaml.YAMLError) -> str:
+def _of_yaml(error: Exception) -> str:
     """What is wrong and where, without the lines of the file, which may hold a password."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return type(error).__name__

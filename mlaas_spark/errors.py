@@ -7,6 +7,8 @@ MlaasSparkError                   1   (never raised itself; an exit code 1 is a 
 │   ├── TreeNotFoundError         3
 │   └── BranchNotFoundError       3
 ├── UnreadableInputError          3   a file that is there but cannot be read
+│   └── DamagedInputError         3   whatever is tried: its content is not what its format says
+├── SkipLimitError                3   more of the input is damaged than may be skipped
 ├── SpecsError                    4   specs, schema
 │   └── SpecsMismatchError        4
 ├── ChunkError                    4   chunk data sets and their manifests
@@ -203,6 +205,16 @@ class UnreadableInputError(MlaasSparkError):
         tree = f", tree {self.tree}" if self.tree else ""
         entries = f", entries [{self.entries[0]}, {self.entries[1]})" if self.entries else ""
         return f"cannot read {self.path}{tree}{entries}: {self.why}"
+
+
+class DamagedInputError(UnreadableInputError):
+    """A file whose content is wrong: what ``input.bad_files: skip`` passes over. Servers, permissions are no damage."""
+
+
+class SkipLimitError(MlaasSparkError):
+    """More of the input is damaged than ``input.skip_limit`` lets be skipped."""
+
+    exit_code = 3
 
 
 class SpecsError(MlaasSparkError):

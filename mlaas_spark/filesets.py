@@ -198,8 +198,8 @@ def _from_fileset(path: Path, source: _Source, tree: str | None) -> list[InputFi
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read the fileset {path}: {error.strerror if isinstance(error, OSError) else 'it is no text'}"
         raise FilesetError(msg) from error
-    except (yaml.YAMLError, ValidationError) as error:
-        why = reason(error) if isinstance(error, yaml.YAMLError) else f"see {error.errors()[0]['loc'][:1]}"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
+        why = f"see {error.errors()[0]['loc'][:1]}" if isinstance(error, ValidationError) else reason(error)
         msg = f"{path} is no fileset ({why}): write {{data set: {{files: {{path: tree}}, metadata: {{label: 1}}}}}}"
         raise FilesetError(msg) from error
     files: list[InputFile] = []

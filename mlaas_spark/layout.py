@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 
+_WIDEST = 1 << 24
+"""Columns of a layout that is read from a file, at most: an event would have 64 MB."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureLayout:
     """Branches in column order, each with its number of columns.
@@ -57,5 +61,13 @@ class FeatureLayout:
 
     @classmethod
     def from_json(cls, content: Iterable[Iterable[Any]]) -> Self:
-        """The layout that :meth:`to_json` wrote."""
-        return cls(tuple((str(name), int(dim)) for name, dim in content))
+        """The layout that :meth:`to_json` wrote.
+
+        Raises:
+            SpecsError: A branch has fewer columns than none, or all have more than any matrix.
+        """
+        dims = tuple((str(name), int(dim)) for name, dim in content)
+        if any(dim < 0 for _, dim in dims) or sum(dim for _, dim in dims) > _WIDEST:
+            msg = f"a layout of {sum(dim for _, dim in dims)} columns is none: at most {_WIDEST}, none below 0"
+            raise SpecsError(msg)
+        return cls(dims)

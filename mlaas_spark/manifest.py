@@ -25,14 +25,14 @@ import hashlib
 import json
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlaas_spark import drift, storage
+from mlaas_spark import drift, skipping, storage
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import (
     ChunkError,
@@ -42,7 +42,9 @@ from mlaas_spark.errors import (
     UnwritableOutputError,
 )
 from mlaas_spark.filesets import MANIFEST
+from mlaas_spark.plan import file_key
 from mlaas_spark.schema import EventSchema, buffers
+from mlaas_spark.skipping import Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -134,11 +136,12 @@ class Input:
         path: Where it was.
         uuid: What identifies its content.
         tree: Tree, "" for formats without trees.
-        entries: Entries that were read.
+        entries: Entries that were asked for.
         events: Entries that passed the selection.
         label: Label of all its events, if it has one.
         weight: Weight of all its events.
         copy: How many inputs before it have its uuid and tree.
+        skipped: Those of its entries that were skipped because they are damaged.
     """
 
     path: str
@@ -149,6 +152,12 @@ class Input:
     label: float | None
     weight: float
     copy: int = 0
+    skipped: int = 0
+
+    @property
+    def key(self) -> str:
+        """As :attr:`mlaas_spark.plan.PlannedFile.key`."""
+        return file_key(self.uuid, self.tree, self.copy)
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
@@ -159,7 +168,13 @@ class Input:
     def content(self) -> list[Any]:
         """All but where it was."""
         content = [self.uuid, self.tree, self.entries, self.events, self.label, self.weight]
-        return [*content, self.copy] if self.copy else content
+        return (
+            [*content, self.copy, *([self.skipped] if self.skipped else [])] if self.copy or self.skipped else content
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; without ``skipped`` where nothing was."""
+        return {name: value for name, value in asdict(self).items() if name != "skipped" or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,7 @@ class Manifest:
         targets: Of chunks for a regression, the expression of each target; () where events have classes.
         weight: Of chunks, the expression that events are weighted by, beside the weight of their input.
         version: Counts the manifests of this folder from 1.
+        skipped: What of the inputs was damaged and is left out; the files that could not be opened are no inputs.
     """
 
     layout: str
@@ -192,6 +208,7 @@ class Manifest:
     targets: tuple[str, ...] = ()
     weight: str = ""
     version: int = 1
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -205,15 +222,18 @@ class Manifest:
 
     @property
     def ledger(self) -> dict[str, int]:
-        """``entries`` read = ``events`` written + entries that failed the ``selection``.
+        """``entries`` asked for = ``events`` written + entries that failed the ``selection`` + ``skipped`` ones.
 
-        Scores have a row for each entry: ``entries`` = ``rows`` = ``events`` scored + entries marked as not selected.
+        Scores have a row for each entry that was read: those less the skipped = ``rows`` = ``events`` scored + entries
+        marked as not selected. ``skipped`` is there if some were; ``unread_files`` is the number of files that could
+        not be opened: how many entries these have is not known, they count nowhere.
         """
         entries = sum(item.entries for item in self.inputs)
         counts = {
             "entries": entries,
             "events": sum(file.events for file in self.files),
-            "selection": entries - sum(item.events for item in self.inputs),
+            "selection": entries - sum(item.events + item.skipped for item in self.inputs),
+            **skipping.counts(self.skipped),
         }
         return {**counts, "rows": self.rows} if self.layout == "scores" else counts
 
@@ -255,7 +275,9 @@ class Manifest:
             [f.chunk, f.split, f.rows, sorted((place.get(i, i), a, b) for i, a, b in f.ranges), f.digest]
             for f in self.files
         )
-        content = [self.layout, self.schema.digest(), inputs, files]
+        content: list[Any] = [self.layout, self.schema.digest(), inputs, files]
+        if spans := sorted([item.key, item.start, item.stop] for item in self.skipped if item.key):
+            content.append(spans)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -274,7 +296,8 @@ class Manifest:
             "transform": self.transform,
             **({"targets": list(self.targets)} if self.targets else {}),
             **({"weight": self.weight} if self.weight else {}),
-            "inputs": [asdict(item) for item in self.inputs],
+            **({"skipped": [item.to_json() for item in self.skipped]} if self.skipped else {}),
+            "inputs": [item.to_json() for item in self.inputs],
             "files": [file.to_json() for file in self.files],
         }
 
@@ -301,16 +324,50 @@ class Manifest:
                 targets=tuple(content.get("targets", ())),
                 weight=content.get("weight", ""),
                 version=content["version"],
+                skipped=tuple(map(Skipped.from_json, content.get("skipped", ()))),
             )
+            _check_types(manifest)
             recorded = content["content_digest"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # older versions had the digest of the inputs in the order in which they were named
+            found = {manifest.content_digest, manifest._digest(range(len(manifest.inputs)))}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"{source} is no manifest of a data set: {type(error).__name__} {error}"
             raise ChunkError(msg) from error
-        # older versions had the digest of the inputs in the order in which they were named
-        if recorded not in {manifest.content_digest, manifest._digest(range(len(manifest.inputs)))}:
-            msg = f"{source} was changed: its content digest {recorded[:12]} is not that of its content"
+        if recorded not in found:
+            msg = f"{source} was changed: its content digest {str(recorded)[:12]} is not that of its content"
             raise ChunkError(msg)
         return manifest
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("path", "uuid", "tree", "digest", "split", "layout", "request"), (str,)),
+    **dict.fromkeys(("entries", "events", "copy", "skipped", "rows", "bytes", "chunk", "version"), (int,)),
+    "label": (int, float, type(None)),
+    "selected": (int, type(None)),
+}
+
+
+def _check_types(manifest: Manifest) -> None:
+    """TypeError where a value of the manifest, or of its inputs and files, has not the type it should have."""
+    items: list[Input | DataFile] = [*manifest.inputs, *manifest.files]
+    for item in items:
+        for name in (each.name for each in fields(item)):
+            value = getattr(item, name)
+            if name in _TYPES and type(value) not in _TYPES[name]:
+                msg = f"{name} is {str(value)[:40]!r}"
+                raise TypeError(msg)
+    weights = [item.weight for item in manifest.inputs]
+    counts = [rows for file in manifest.files for rows in file.labels.values()]
+    texts = [manifest.layout, manifest.request, manifest.weight, *manifest.keys, *manifest.targets]
+    texts += [*manifest.digests, *manifest.digests.values()]
+    odd = [
+        *(value for value in weights if type(value) not in {int, float}),
+        *(value for value in (*counts, manifest.version) if type(value) is not int),
+        *(value for value in texts if type(value) is not str),
+    ]
+    if odd or not isinstance(manifest.transform, dict | None):
+        msg = f"{str((odd or [manifest.transform])[0])[:40]!r} is in the place of something else"
+        raise TypeError(msg)
 
 
 def read(folder: str) -> Manifest:
@@ -325,7 +382,7 @@ def read(folder: str) -> Manifest:
     except FileNotFoundError as error:
         msg = f"{folder} has no {MANIFEST}: it is no data set, or the job that writes it has not finished"
         raise ChunkError(msg) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"cannot read {url}: {error}"
         raise ChunkError(msg) from error
     return Manifest.from_json(content, url)
@@ -603,14 +660,21 @@ def check_inside(folder: str, path: str) -> None:
         raise ChunkError(msg)
 
 
-def inputs_of(plan: Plan) -> tuple[Input, ...]:
-    """The inputs a plan reads."""
-    entries = [0] * len(plan.files)
+def inputs_of(plan: Plan, skipped: Iterable[Skipped] = ()) -> tuple[Input, ...]:
+    """The inputs a plan reads; what was skipped of them was asked for too, whether the plan's ranges have it or not."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for item in skipped:
+        spans.setdefault(item.key, []).append((item.start, item.stop))
+    read = [0] * len(plan.files)
+    beside = [sum(stop - start for start, stop in spans.get(file.key, ())) for file in plan.files]
+    lost = list(beside)
     for r in plan.ranges:
-        entries[r.file] += r.entries
+        read[r.file] += r.entries
+        for start, stop in spans.get(plan.files[r.file].key, ()):
+            beside[r.file] -= max(0, min(stop, r.stop) - max(start, r.start))
     return tuple(
-        Input(file.path, file.uuid, file.tree, read_entries, events, file.label, file.weight, file.copy)
-        for file, read_entries, events in zip(plan.files, entries, plan.events_by_file(), strict=True)
+        Input(f.path, f.uuid, f.tree, entries + more, events, f.label, f.weight, f.copy, without)
+        for f, entries, more, events, without in zip(plan.files, read, beside, plan.events_by_file(), lost, strict=True)
     )
 
 

@@ -131,7 +131,7 @@ def read_params(path: str) -> dict[str, Any]:
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise ConfigError(msg) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path} is not JSON: {error}"
         raise ConfigError(msg) from error
     if not isinstance(params, dict):

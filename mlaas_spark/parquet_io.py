@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import BranchNotFoundError, UnreadableInputError, reason
+from mlaas_spark.errors import BranchNotFoundError, DamagedInputError, UnreadableInputError, reason
 from mlaas_spark.plan import Header
 from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, EventSchema, Omitted, column_name
 
@@ -334,11 +334,11 @@ class _Rows(NamedTuple):
             try:
                 with _named(self.path, "it is damaged", (start, stop)):
                     rows = next(batches, None)
-            except UnreadableInputError as error:
+            except DamagedInputError as error:
                 raise self._of_row_group(error, groups) from error
             if rows is None:
                 why = f"it has {first} entries where its footer says {self.ends[-1]}"
-                raise UnreadableInputError(self.path, why, None, (start, stop))
+                raise DamagedInputError(self.path, why, None, (start, stop))
             low, high = max(start - first, 0), min(stop - first, rows.num_rows)
             if low < high:
                 yield first + low, rows.slice(low, high - low)
@@ -358,7 +358,7 @@ class _Rows(NamedTuple):
         events: int = group.num_rows
         return min(max(_BATCH_BYTES * events // max(size, 1), 1), _BATCH_EVENTS)
 
-    def _of_row_group(self, error: UnreadableInputError, groups: range) -> UnreadableInputError:
+    def _of_row_group(self, error: DamagedInputError, groups: range) -> DamagedInputError:
         """The error with the row group that it is of, found by reading each alone."""
         for number in groups:
             end = self.ends[number]
@@ -367,7 +367,7 @@ class _Rows(NamedTuple):
                 with _named(self.path, f"row group {number} is damaged", entries):
                     for _ in self._batches(range(number, number + 1)):
                         pass
-            except UnreadableInputError as of_group:
+            except DamagedInputError as of_group:
                 return of_group
         return error
 
@@ -394,7 +394,10 @@ def _named(path: str, what: str, entries: tuple[int, int] | None = None) -> Iter
         yield
     except FileNotFoundError as error:
         raise UnreadableInputError(path, "no such file", None, entries) from error
-    except (PermissionError, ConnectionError) as error:
-        raise UnreadableInputError(path, storage.why(error), None, entries) from error
     except _FAILURES as error:
-        raise UnreadableInputError(path, f"{what} ({reason(error)})", None, entries) from error
+        if storage.is_trouble(error):
+            raise UnreadableInputError(path, storage.why(error), None, entries) from error
+        if isinstance(error, MemoryError):
+            why = f"its values do not fit into memory ({reason(error)}): make spark.events_per_task smaller"
+            raise UnreadableInputError(path, why, None, entries) from error
+        raise DamagedInputError(path, f"{what} ({reason(error)})", None, entries) from error

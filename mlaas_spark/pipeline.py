@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark import plots, runs, storage
+from mlaas_spark import plots, runs, skipping, storage
 from mlaas_spark.bottleneck import Streamed, bottleneck
 from mlaas_spark.branch_specs import SpecsFile
 from mlaas_spark.config import Format
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from mlaas_spark.serving.alias import Alias
     from mlaas_spark.serving.client import Client, Form
     from mlaas_spark.serving.deploy import Archive, Proof
+    from mlaas_spark.skipping import Skipped
     from mlaas_spark.spark.ingest import Events
     from mlaas_spark.throughput import Throughput
     from mlaas_spark.usercode import UserModule
@@ -341,35 +342,68 @@ def _probed(config: Config, events: Events, folder: str, cores: int, journal: Jo
     return probe, stream
 
 
-def convert(config: Config, folder: str, journal: Journal) -> Manifest:
-    """Write the selected events as a Parquet data set with a manifest."""
+def convert(config: Config, folder: str, journal: Journal, *, retry_skipped: bool = False) -> Manifest:
+    """Write the selected events as a Parquet data set with a manifest; or only what an earlier run has skipped."""
     from mlaas_spark.spark import convert as converting
 
-    events = _open(config, journal, text=True)
     target = storage.absolute(folder)
+    only = _skipped_before(target, journal) if retry_skipped else None
+    events = _open(config, journal, text=True, only=only)
     with journal.stage("convert") as stage:
         _measured(stage, events)
         before = manifests.present(target)
-        manifest = converting.convert(events, target, config.convert)
+        manifest = converting.convert(events, target, config.convert, retry=retry_skipped)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
     _say_bottleneck(journal)
+    _tell_skipped(config, manifest.skipped, target, journal)
     return manifest
 
 
-def specs(config: Config, target: str, journal: Journal) -> SpecsFile:
-    """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again."""
+def _skipped_before(folder: str, journal: Journal) -> set[str]:
+    """Paths of the files that a data set has something of, or has skipped.
+
+    Raises:
+        ChunkError: There is no data set.
+    """
+    before = manifests.read(folder)
+    if not before.skipped:
+        journal.say(f"{folder}: nothing was skipped")
+    return {item.path for item in before.inputs} | {item.path for item in before.skipped}
+
+
+def _tell_skipped(config: Config, skipped: Sequence[Skipped], folder: str, journal: Journal) -> None:
+    """Say what was skipped, and write it beside the manifest."""
+    file = storage.join(folder, skipping.FILE)
+    if skipped or config.input.bad_files == "skip" or storage.exists(file):
+        storage.write_atomic(file, skipping.dumps(skipped).encode())
+    _say_skipped(skipped, file, journal)
+
+
+def _say_skipped(skipped: Sequence[Skipped], file: str, journal: Journal) -> None:
+    if skipped:
+        journal.say(f"{skipping.summary(skipped)}, see {file}: {skipping.told(skipped)}")
+
+
+def specs(config: Config, target: str, journal: Journal, *, retry_skipped: bool = False) -> SpecsFile:
+    """Compute specs and write them to ``target``; specs of an earlier run there save reading its files again.
+
+    What an earlier run has skipped of a file is not read again either, unless ``retry_skipped``: then these files are.
+    """
     from mlaas_spark.spark import specs as computing
 
     events = _open(config, journal)
     target = storage.absolute(target)
     known = _read_specs(target) if storage.exists(target) else None
+    if known is not None and not retry_skipped and config.input.bad_files == "skip":
+        events = events.without(item for item in known.skipped if item.key in known.by_file)
     with journal.stage("specs") as stage:
         _measured(stage, events)
         made, _ = computing.compute(events, _features(config, events), _quantiles(config, events), known)
         stage.events = made.specs.events
     storage.write_atomic(target, made.dumps().encode())
     _say_bottleneck(journal)
+    _say_skipped(made.skipped, target, journal)
     return made
 
 
@@ -379,6 +413,7 @@ def chunks(config: Config, folder: str, journal: Journal) -> Manifest:
     made, counted = _specs(config, events, journal)
     manifest = _chunks(config, counted, made, storage.absolute(folder), journal)
     _say_bottleneck(journal)
+    _say_skipped(manifest.skipped, storage.join(folder, skipping.FILE), journal)
     return manifest
 
 
@@ -632,8 +667,8 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     }
     skipped = {
         "branches": [{"name": item.name, "reason": item.reason} for item in data.plan.schema.omitted],
-        "files": [],
-        "events": {"selection": manifest.ledger["selection"]},
+        "files": [item.to_json() for item in manifest.skipped],
+        "events": {"selection": manifest.ledger["selection"], **skipping.counts(manifest.skipped)},
     }
     texts = {
         "config.yaml": config.to_yaml(),
@@ -668,6 +703,7 @@ def _fit_and_publish(config: Config, journal: Journal, data: _Prepared, fitting:
     folder = runs.publish(place.work, name, texts, run)
     _say_bottleneck(journal, streamed)
     fitting.keeper.checkpoints.remove()
+    _say_skipped(manifest.skipped, storage.join(folder, skipping.FILE), journal)
     if config.train.mlflow:
         _tell_mlflow(tracked, config, journal, folder, metrics, history)
     return RunResult(
@@ -1396,7 +1432,7 @@ class _Trained:
     own: bool = True
 
 
-def predict(config: Config, model: str, folder: str, journal: Journal) -> Manifest:
+def predict(config: Config, model: str, folder: str, journal: Journal, *, retry_skipped: bool = False) -> Manifest:
     """Score the events of the config's input and write a data set of scores, on executors: a row for each entry.
 
     Columns: identifier branches, those of ``predict.keep``, ``__source`` (uuid of the input, with its tree),
@@ -1415,6 +1451,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
             ``train.inputs`` what it takes.
         folder: Of the data set: a new one, an empty one, or that of an earlier prediction, which is brought up to date.
         journal: Told of each stage.
+        retry_skipped: Read only what an earlier prediction has skipped.
 
     Raises:
         SpecsMismatchError: The input lacks branches of the model, or has them as another kind; specs of another W.
@@ -1430,21 +1467,23 @@ def predict(config: Config, model: str, folder: str, journal: Journal) -> Manife
         trained = _keras_model(config, model) if model.endswith(_KERAS) else _trained(model)
     bundle = trained.bundle
     config = _as_trained(config, trained, journal)
+    target = storage.absolute(folder)
+    only = _skipped_before(target, journal) if retry_skipped else None
     try:
-        events = _open(config, journal, text=True)
+        events = _open(config, journal, text=True, only=only)
     except BranchNotFoundError as error:
         lacking = [name for name in bundle.transform.layout.branches if name not in error.available]
         if error.branch not in lacking:
             raise
         raise predicting.lacks(lacking, error.available, error.where) from error
-    target = storage.absolute(folder)
     request = _predict_request(config, events, trained)
     with journal.stage("predict") as stage:
         _measured(stage, events)
         before = manifests.present(target)
-        manifest = predicting.predict(events, request, target)
+        manifest = predicting.predict(events, request, target, retry=retry_skipped)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    _tell_skipped(config, manifest.skipped, target, journal)
     if not manifest.ledger["events"]:
         journal.say(f"selection {config.input.selection!r} keeps none of the events: none has a score")
     if not trained.ranges:
@@ -1565,9 +1604,22 @@ def _predict_request(config: Config, events: Events, trained: _Trained) -> Any:
     )
 
 
-def _open(config: Config, journal: Journal, *, text: bool = False, spark: SparkSession | None = None) -> Events:
-    """Open the files of a config on executors; with ``text`` also the branches that cannot be features."""
+def _open(
+    config: Config,
+    journal: Journal,
+    *,
+    text: bool = False,
+    spark: SparkSession | None = None,
+    only: set[str] | None = None,
+) -> Events:
+    """Open the files of a config, or those of ``only`` these paths, on executors.
+
+    With ``text`` also the branches that cannot be features.
+    """
     files = fileset(config.input)
+    if only is not None and (others := [file for file in files if file.path not in only]):
+        files = tuple(file for file in files if file.path in only)
+        journal.say(f"{len(others)} new files are left for a run without --retry-skipped, such as {others[0].path}")
     preproc = UserFile.read(config.input.preproc, ConfigError) if config.input.preproc else None
     from mlaas_spark.spark.ingest import open_events
 
@@ -1668,6 +1720,12 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
 
     wanted, source = _features(config, events), config.features.specs
     given = _read_specs(source) if source else None
+    # what is skipped is decided once, by all that the job reads of events
+    needed = {*_keys(config, events), *(name for answer in _answers(config) for name in answer.branches)}
+    if source and events.spare is not None:
+        with journal.stage("check files") as stage:
+            events = events.whole([*wanted, *needed])
+            stage.events = events.plan.entries
     if source and given is not None and not given.by_file:
         with journal.stage("count events") as stage:
             counted = events.counted()
@@ -1675,7 +1733,7 @@ def _specs(config: Config, events: Events, journal: Journal) -> tuple[SpecsFile,
         return _fitting(given, wanted, events, source), counted
     with journal.stage("specs") as stage:
         _measured(stage, events)
-        made, counted = computing.compute(events, wanted, _quantiles(config, events), given)
+        made, counted = computing.compute(events, wanted, _quantiles(config, events), given, also=needed)
         stage.events = counted.plan.entries
     return made, counted
 
@@ -1736,6 +1794,8 @@ def _chunks(config: Config, events: Events, made: SpecsFile, folder: str, journa
         msg = f"no event in the training split of {manifest.rows}: give more events or a larger chunks.split.train"
         raise ChunkError(msg)
     storage.write_atomic(storage.join(folder, "specs.json"), made.dumps().encode())
+    if manifest.skipped or config.input.bad_files == "skip":
+        storage.write_atomic(storage.join(folder, skipping.FILE), skipping.dumps(manifest.skipped).encode())
     return manifest
 
 
@@ -1751,8 +1811,7 @@ def _log_cuts(made: SpecsFile, transform: FeatureTransform) -> None:
     """Say how many values the caps will cut."""
     for name, dim in transform.layout.dims:
         stats = made.specs[name]
-        cut = sum(max(length - dim, 0) * events for length, events in enumerate(stats.lengths))
-        if stats.jagged and cut:
+        if stats.jagged and (cut := stats.cut(dim)):
             _log.warning("%s: %d of %d values are cut at %d an event", name, cut, stats.count, dim)
 
 

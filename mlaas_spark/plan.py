@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,6 +45,11 @@ class Header:
     entries: int
     boundaries: tuple[int, ...]
     schema: EventSchema
+
+
+def file_key(uuid: str, tree: str, copy: int) -> str:
+    """One text of what identifies a file's content, of its tree, and of which of several copies it is."""
+    return f"{uuid}{tree and f':{tree}'}{f'#{copy}' if copy else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,7 @@ class PlannedFile:
     @property
     def key(self) -> str:
         """What tells it from every other file of a plan, wherever it lies: uuid, tree, number of the copy."""
-        tree, copy = self.tree and f":{self.tree}", self.copy and f"#{self.copy}"
-        return f"{self.uuid}{tree}{copy or ''}"
+        return file_key(self.uuid, self.tree, self.copy)
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -187,6 +191,15 @@ class Plan:
                 spans.append([r.start, r.stop])
         return read
 
+    def without(self, spans: Mapping[int, Sequence[tuple[int, int]]]) -> Self:
+        """The same plan without some spans of entries of files, by index; what is left of a range is uncounted."""
+        ranges = [
+            r if piece == (r.start, r.stop) else EntryRange(r.file, *piece)
+            for r in self.ranges
+            for piece in _outside((r.start, r.stop), spans.get(r.file, ()))
+        ]
+        return replace(self, ranges=tuple(ranges))
+
     def first_ranks(self) -> dict[tuple[int, int], int]:
         """For each range (file, start): number of the file's events that lie before it."""
         ranks: dict[tuple[int, int], int] = {}
@@ -232,6 +245,15 @@ class Plan:
         return cls(
             tuple(files), EventSchema.from_json(content["schema"]), tuple(EntryRange(*r) for r in content["ranges"])
         )
+
+
+def _outside(span: tuple[int, int], holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of a span, in order."""
+    pieces = [span]
+    for low, high in holes:
+        cut = [((start, min(stop, low)), (max(start, high), stop)) for start, stop in pieces]
+        pieces = [(start, stop) for pair in cut for start, stop in pair if start < stop]
+    return pieces
 
 
 def copy_numbers(files: Iterable[tuple[str, str, str]], *, allowed: bool) -> list[int]:

@@ -1,6 +1,7 @@
 """ROOT files through uproot: one header -> schema and clusters, one entry range -> one Arrow batch. No Spark.
 
-The only module that reads by uproot. Whatever uproot raises leaves here as an error that names file, tree and entries.
+The only module that reads by uproot; what that does not check, ``root_integrity`` does. Whatever uproot raises leaves
+here as an error that names file, tree and entries.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import uproot
 
-from mlaas_spark import storage, xrootd
-from mlaas_spark.errors import BranchNotFoundError, TreeNotFoundError, UnreadableInputError, reason
+from mlaas_spark import root_integrity, storage, xrootd
+from mlaas_spark.errors import BranchNotFoundError, DamagedInputError, TreeNotFoundError, UnreadableInputError, reason
 from mlaas_spark.plan import Header
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.xrootd import PATIENCE, Patience, RemoteFile, XRootDError
@@ -37,14 +38,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-
-def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
-    return deflate.zlib_decompress(data, uncompressed_bytes)
-
-
-# libdeflate, 1.7 times as fast as zlib. uproot has a place for it, ``library``, but calls an older interface of it; and
-# of this instance alone: ``uproot.ZLIB``, which uproot documents, is for writing.
-uproot.compression._decompress_ZLIB.decompress = _inflate  # noqa: SLF001
 
 _LARGEST_OFFSET = 2**31 - 1  # of Arrow's lists
 
@@ -104,6 +97,7 @@ def _header(file: Any, path: str, name: str) -> Header:
     with _named(path, name):
         opened = file[name]
         entries = int(opened.num_entries)
+        root_integrity.check_tree(opened, entries, path, name)
         return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
 
 
@@ -167,7 +161,7 @@ def read_ranges(
                 batch, odd = _read(opened, schema, counters, start, stop, file_index)
             if odd is not None:
                 entry, why = odd
-                raise UnreadableInputError(path, why, tree, (entry, entry + 1))
+                raise DamagedInputError(path, why, tree, (entry, entry + 1))
             yield batch
 
 
@@ -192,7 +186,7 @@ def _read(
     return batch, _miscounted(batch, arrays, counters, start)
 
 
-class _Lists(uproot.AsJagged):  # type: ignore[misc] # uproot has no types
+class _Lists(root_integrity.Lists):
     """Jagged numbers as an Arrow array: the values of each basket are copied once, to their place."""
 
     def final_array(
@@ -235,7 +229,9 @@ def _plain_numbers(branch: Any) -> Any:
     # of this class alone: Double32_t and others derive from it
     if type(numbers) is not uproot.AsDtype or numbers.inner_shape or numbers.to_dtype.name not in NUMERIC:
         return None
-    return kind if numbers is kind else _Lists(numbers, kind.header_bytes, kind.typename)
+    if numbers is kind:
+        return root_integrity.Numbers(kind.from_dtype, kind.to_dtype)
+    return _Lists(numbers, kind.header_bytes, kind.typename)
 
 
 def _miscounted(
@@ -478,9 +474,9 @@ def _check_magic(path: str) -> None:
     """Every ROOT file begins with the four bytes ``root`` (TFile's format)."""
     _, head, _ = storage.head_and_tail(path, 4)
     if not head:
-        raise UnreadableInputError(path, "the file is empty (0 bytes)")
+        raise DamagedInputError(path, "the file is empty (0 bytes)")
     if head != b"root":
-        raise UnreadableInputError(path, "it is not a ROOT file")
+        raise DamagedInputError(path, "it is not a ROOT file")
 
 
 @contextmanager
@@ -490,13 +486,16 @@ def _named(path: str, tree: str | None, entries: tuple[int, int] | None = None) 
         yield
     except FileNotFoundError as error:
         raise UnreadableInputError(path, "no such file", tree, entries) from error
-    except (PermissionError, ConnectionError) as error:  # of the local disk or of HDFS
-        raise UnreadableInputError(path, storage.why(error), tree, entries) from error
     except XRootDError as error:
         raise UnreadableInputError(path, str(error), tree, entries) from error
     except _FAILURES as error:
         _log.debug("reading %s failed", path, exc_info=error)
-        raise UnreadableInputError(path, _why(error), tree, entries) from error
+        if storage.is_trouble(error):  # of the local disk or of HDFS
+            raise UnreadableInputError(path, storage.why(error), tree, entries) from error
+        if isinstance(error, MemoryError):
+            why = "its values do not fit into memory: make spark.events_per_task smaller"
+            raise UnreadableInputError(path, why, tree, entries) from error
+        raise DamagedInputError(path, _why(error), tree, entries) from error
 
 
 def _why(error: Exception) -> str:

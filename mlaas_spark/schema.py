@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -201,13 +202,19 @@ class EventSchema:
         return tuple(branch.name for branch in self.branches if branch.jagged)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return isinstance(name, str) and self._find(name) is not None
 
     def __getitem__(self, name: str) -> Branch:
-        for branch in self.branches:
-            if branch.name == name:
-                return branch
-        raise BranchNotFoundError(name, self.names, "the schema")
+        if (branch := self._find(name)) is None:
+            raise BranchNotFoundError(name, self.names, "the schema")
+        return branch
+
+    def _find(self, name: str) -> Branch | None:
+        """The branch, quickly where they are sorted: files of 20,000 are compared branch by branch."""
+        place = bisect.bisect_left(self.branches, name, key=lambda branch: branch.name)
+        if place < len(self.branches) and self.branches[place].name == name:
+            return self.branches[place]
+        return next((branch for branch in self.branches if branch.name == name), None)
 
     def keep(self, names: Collection[str]) -> Self:
         """The same schema with only the named branches; the others are not listed as left out."""

@@ -19,7 +19,7 @@ import uuid
 from contextlib import contextmanager, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mlaas_spark import xrootd
 from mlaas_spark.confidential import check_url
-from mlaas_spark.errors import ConfigError, UnreadableInputError, UnwritableOutputError, reason
+from mlaas_spark.errors import ConfigError, DamagedInputError, UnreadableInputError, UnwritableOutputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -78,6 +78,14 @@ def to_be_written(url: str) -> Iterator[None]:
         yield
     except UnreadableInputError as error:
         raise UnwritableOutputError(url, error.why) from error
+
+
+def is_trouble(error: BaseException) -> TypeGuard[OSError]:
+    """Whether it is of the operating system or of a server, which says nothing of what is in the file.
+
+    What a reader raises of a file's content has no error number.
+    """
+    return isinstance(error, OSError) and (error.errno is not None or isinstance(error, ConnectionError | TimeoutError))
 
 
 def why(error: OSError) -> str:
@@ -305,6 +313,9 @@ def read_bytes(url: str, patience: Patience | None = None) -> bytes:
 def head_and_tail(url: str, length: int) -> tuple[int, bytes, bytes]:
     """Size of a file in bytes, its first and its last ``length`` bytes."""
     fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem) and not (stat.S_ISREG(mode := Path(path).stat().st_mode)):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise UnreadableInputError(url, f"it is {kind}, not a file")  # to open a pipe waits for who writes it
     total = int(fs.size(path))
     with fs.open(path, "rb") as stream:
         head = stream.read(length)
@@ -323,7 +334,7 @@ def fingerprint(url: str) -> str:
     except FileNotFoundError as error:
         raise UnreadableInputError(url, "no such file") from error
     if not total:
-        raise UnreadableInputError(url, "the file is empty (0 bytes)")
+        raise DamagedInputError(url, "the file is empty (0 bytes)")
     return hashlib.sha256(b"%d;" % total + head + tail).hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from mlaas_spark.memory import Empty
 
 
+_log = logging.getLogger(__name__)
+
+LONG, _SHARE = 4096, 0.999
+"""A jagged branch with a longer list has columns for as many values as this share of its events do not exceed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """A batch of events as numbers.
@@ -36,7 +43,7 @@ class Features:
     Attributes:
         matrix: float32, shape (n, W); 0 where padded or missing.
         mask: uint8, shape (n, W); 1 = real value, 0 = padding or missing.
-        missing: NaN and infinite values of each branch in layout order, int64.
+        missing: NaN and infinite values of each branch in layout order, int64; and those that are so when normalised.
         cut: Values of each branch beyond its dim, int64.
     """
 
@@ -70,7 +77,7 @@ class FeatureTransform:
         if flat := [name for name in config.caps if not specs[name].jagged]:
             msg = f"features.caps: {', '.join(flat)} is flat, only jagged branches have a length to cap"
             raise SpecsError(msg)
-        dims = {name: min(specs[name].dim, config.caps.get(name, specs[name].dim)) for name in specs.jagged}
+        dims = {name: _dim(name, specs[name], config.caps.get(name)) for name in specs.jagged}
         layout = FeatureLayout.of(specs.flat, dims)
         if not layout.width:
             msg = "no branch is left that could be a feature: see mlaas-spark inspect for what there is"
@@ -150,6 +157,11 @@ class FeatureTransform:
             mask,
             rows=rows,
         )
+        # of finite values the sum is finite, or they are so large that each is looked at
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(matrix.sum(dtype=np.float32)))
+        if not finite:
+            _mask_overflow(matrix, mask, counts.missing, np.cumsum(dims) - dims)
         if self.nan == "error" and counts.missing.any():
             worst = int(np.argmax(counts.missing))
             msg = (
@@ -183,6 +195,43 @@ class FeatureTransform:
             tuple(content["scale"]),
             content["nan"],
         )
+
+
+def _mask_overflow(
+    matrix: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.uint8],
+    missing: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+) -> None:
+    """Make what is beyond float32 once it is normalised missing, in place: no model is given NaN or infinity."""
+    rows, columns = np.nonzero(~np.isfinite(matrix))
+    matrix[rows, columns], mask[rows, columns] = 0, 0
+    # of branches without columns, which begin where the next one does, none is counted
+    np.add.at(missing, np.searchsorted(starts, columns, side="right") - 1, 1)
+
+
+def _dim(name: str, stats: BranchStats, cap: int | None) -> int:
+    """Columns of a jagged branch: its longest list, or the cap; without one a very long list makes no columns.
+
+    Raises:
+        SpecsError: Most of the events have very long lists.
+    """
+    if cap is not None:
+        return min(stats.dim, cap)
+    if stats.dim <= LONG:
+        return stats.dim
+    dim = max(stats.cap(_SHARE), 1) if stats.lengths else stats.dim
+    if dim > LONG:
+        msg = f"branch {name!r} has lists of {dim} values and more: say by features.caps how many make columns"
+        raise SpecsError(msg)
+    _log.warning(
+        "%s: longest list has %d values: capped at %d, which %.1f %% of the events do not exceed, see features.caps",
+        name,
+        stats.dim,
+        dim,
+        100 * _SHARE,
+    )
+    return dim
 
 
 def _center_and_scale(name: str, stats: BranchStats, normalisation: str) -> tuple[float, float]:

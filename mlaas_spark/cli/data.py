@@ -17,6 +17,7 @@ from mlaas_spark.cli.options import (
     LABEL,
     SELECTION,
     AsJson,
+    RetrySkipped,
     content,
     journal,
     resolved,
@@ -74,6 +75,7 @@ def convert(
         str | None, typer.Option("--target-size", help="Bytes of a Parquet file, about: 128MB; of ROOT and Parquet.")
     ] = None,
     as_json: AsJson = False,
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Write events as a Parquet data set with a manifest.
 
@@ -90,7 +92,7 @@ def convert(
     if context.params["dry_run"]:
         dry.tell(config, told, [out], as_json=as_json)
         return
-    manifest = pipeline.convert(config, out, told)
+    manifest = pipeline.convert(config, out, told, retry_skipped=retry_skipped)
     if as_json:
         show.manifest_json(out, manifest)
         return
@@ -115,6 +117,7 @@ def specs(
         float, typer.Option("--share", help="With --advise: events that a cap leaves uncut: 0.95, 0.99 or 0.999.")
     ] = 0.99,
     as_json: AsJson = False,
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Compute ranges, jagged dimensions and statistics of each branch.
 
@@ -134,7 +137,7 @@ def specs(
     if context.params["dry_run"]:
         dry.tell(config, told, [out], as_json=as_json)
         return
-    made = pipeline.specs(config, out, told).specs
+    made = pipeline.specs(config, out, told, retry_skipped=retry_skipped).specs
     width = FeatureTransform.of(made, config.features).width
     if as_json:
         branches = {name: stats.to_json() for name, stats in sorted(made.branches.items())}

@@ -43,6 +43,11 @@ CONFIG = _titled(
 )
 """A config file, and keys of it."""
 
+RetrySkipped = Annotated[
+    bool, typer.Option("--retry-skipped", help="Read only what an earlier run has skipped, see docs/bad-files.md.")
+]
+"""Of verbs whose output can be brought up to date."""
+
 INPUT = _titled(
     "Input",
     {

@@ -18,6 +18,7 @@ from mlaas_spark.cli.options import (
     TLS,
     AsJson,
     ModelName,
+    RetrySkipped,
     content,
     journal,
     resolved,
@@ -60,6 +61,7 @@ def predict(
         typer.Option("--out-format", help="parquet, or root: a friend tree for each input file; default: parquet."),
     ] = None,
     as_json: AsJson = False,
+    retry_skipped: RetrySkipped = False,
 ) -> None:
     """Score events with a trained model, on executors, into a data set with a row for each entry, in entry order.
 
@@ -85,7 +87,7 @@ def predict(
     if context.params["dry_run"]:
         dry.tell(config, told, [out], as_json=as_json)
         return
-    manifest = pipeline.predict(config, named[0], out, told)
+    manifest = pipeline.predict(config, named[0], out, told, retry_skipped=retry_skipped)
     if as_json:
         show.manifest_json(out, manifest)
         return
@@ -95,7 +97,7 @@ def predict(
     ledger = manifest.ledger
     show.line(
         f"{ledger['entries']:,} entries in = {ledger['rows']:,} rows out: {ledger['events']:,} events scored + "
-        f"{ledger['selection']:,} not selected"
+        f"{ledger['selection']:,} not selected" + show.skipped(ledger)
     )
     show.data_set(out, manifest)
     if any(file.path.endswith(".root") for file in manifest.files):

@@ -142,10 +142,18 @@ def program() -> str:
 
 
 def ledger(entries: dict[str, int]) -> None:
-    """What came in is what went out and what was not selected."""
+    """What came in is what went out, what was not selected, and what was skipped."""
     line(
         f"{entries['entries']:,} entries in = {entries['events']:,} events out + {entries['selection']:,} not selected"
+        + skipped(entries)
     )
+
+
+def skipped(entries: dict[str, int]) -> str:
+    """The end of a ledger's line: what is damaged and was left out."""
+    known = f" + {entries['skipped']:,} skipped" if "skipped" in entries else ""
+    unread = entries.get("unread_files")
+    return known + (f"; {unread} files could not be opened, their entries are not known" if unread else "")
 
 
 def data_set(out: str, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from mlaas_spark.errors import ServingError, reason
+from mlaas_spark.errors import ServingError, SpecsError, reason
 from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.archive import LAYOUT
 from mlaas_spark.raw import sentinel
@@ -118,10 +118,11 @@ def read_layout(path: Path) -> Layout:
         transform = FeatureTransform.from_json(content["transform"])
         columns, specs = [str(name) for name in content["columns"]], str(content["specs"])
         sending = Sending.from_json(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fits = columns == transform.columns
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecsError) as error:
         msg = f"{path} does not describe a feature layout: {reason(error)}"
         raise ServingError(msg) from error
-    if columns != transform.columns:
+    if not fits:
         msg = f"{path}: the columns are not those of its transform"
         raise ServingError(msg)
     return Layout(transform, sending, specs, "inputs" in content)

@@ -63,7 +63,7 @@ def together(parts: dict[str, Filling]) -> Filling:
 
 
 def _of_branch(stats: BranchStats, dim: int, events: int) -> Filling:
-    cut = sum(max(length - dim, 0) * n for length, n in enumerate(stats.lengths))
+    cut = stats.cut(dim)
     kept = stats.count - cut
     missing = min(stats.nan + stats.inf, kept)
     return Filling(kept - missing, events * dim - kept, missing, cut)

@@ -173,7 +173,8 @@ def _committed(events: Events, request: ChunkRequest, staging: Staging, staged: 
         layout=request.config.layout,
         request=staging.request,
         schema=events.plan.schema.keep({*request.transform.layout.branches, *request.keys}),
-        inputs=inputs_of(events.plan),
+        inputs=inputs_of(events.plan, events.skipped),
+        skipped=events.skipped,
         files=(),
         keys=request.keys,
         digests={

@@ -36,6 +36,7 @@ from mlaas_spark.manifest import (
 )
 from mlaas_spark.plan import EntryRange, recut
 from mlaas_spark.schema import FILE
+from mlaas_spark.spark.ingest import spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -154,7 +155,7 @@ class RangeSet:
     gather: Callable[[Parts], list[tuple[DataFile, str]]] | None = None
 
 
-def convert(events: Events, folder: str, config: ConvertConfig | None = None) -> Manifest:
+def convert(events: Events, folder: str, config: ConvertConfig | None = None, *, retry: bool = False) -> Manifest:
     """Write the selected events to ``folder/events``, a Parquet file for each entry range.
 
     Args:
@@ -162,6 +163,7 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         folder: A new folder, an empty one, or one that an earlier conversion wrote, see :func:`bring_up_to_date`.
         config: Compression, the keys by which the events of each file are sorted, and how large files are to be,
             about (before the selection); None is the default.
+        retry: Read again what an earlier conversion has skipped.
 
     Raises:
         BranchNotFoundError: A key to sort by is no branch that is read.
@@ -185,12 +187,12 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None) ->
         tables=_tables(config.sort_keys),
         compression=config.compression,
     )
-    return bring_up_to_date(events, converted, folder, partial(_sized, config=config))
+    return bring_up_to_date(events, converted, folder, partial(_sized, config=config), retry=retry)
 
 
 def asked(events: Events) -> list[str]:
     """What was asked for of whatever inputs: branches, selection, entries."""
-    limits = json.dumps(events.plan.limits, sort_keys=True)
+    limits = json.dumps(events.limits, sort_keys=True)
     return [events.plan.schema.digest(), events.selection.text if events.selection else "", limits]
 
 
@@ -199,24 +201,29 @@ def bring_up_to_date(
     made: RangeSet,
     folder: str,
     recut: Callable[[Events, Collection[int]], Events] = lambda events, _: events,
+    *,
+    retry: bool = False,
 ) -> Manifest:
     """Write a data set, or what it lacks of the events.
 
     The files of inputs that have not changed stay, those of new and changed inputs are written, those of changed and
-    removed ones go. What was begun goes on.
+    removed ones go. What was begun goes on. Where damage may be skipped, ranges that are damaged are told of in the
+    manifest; of inputs that have not changed they are not read again, unless ``retry`` or damage is an error.
 
     Args:
         events: All that the data set is to hold.
         made: What it is.
         folder: A new folder, an empty one, or one that holds an earlier version.
         recut: Gives the events with other ranges for the inputs, named by their places, that are to be written.
+        retry: Read again what was skipped.
 
     Raises:
         ChunkError: The folder holds something else.
         FilesetError: No event passes the selection.
+        SkipLimitError: More is damaged than may be.
     """
     with ExitStack() as stack:
-        return _brought(events, made, folder, recut, stack)
+        return _brought(events, made, folder, recut, stack, retry=retry)
 
 
 def _brought(
@@ -225,6 +232,8 @@ def _brought(
     folder: str,
     recut: Callable[[Events, Collection[int]], Events],
     stack: ExitStack,
+    *,
+    retry: bool,
 ) -> Manifest:
     plan = events.plan
     before = present(folder)
@@ -239,20 +248,33 @@ def _brought(
     kept = {places[item.identity]: index for index, item in enumerate(inputs) if item.identity in places}
     events = recut(events, set(range(len(inputs))) - set(kept.values()))
     plan = events.plan
-    fresh = tuple(r for r in plan.ranges if r.file not in kept.values())
+    known_skips = (
+        [item for item in before.skipped if item.key in {inputs[new].key for new in kept.values()}] if before else []
+    )
+    again: tuple[EntryRange, ...] = ()
+    if retry or events.spare is None:
+        spans = spans_of(plan, known_skips)
+        again = tuple(EntryRange(file, *span) for file in sorted(spans) for span in sorted(spans[file]))
+        known_skips = []
+    fresh = (*(r for r in plan.ranges if r.file not in kept.values()), *again)
     stays = [_moved(file, kept) for file in before.files if file.ranges[0][0] in kept] if before else []
 
     staging = stage(folder, request_digest([made.recipe, plan.digest()]))
     stack.enter_context(held(staging.url))
     missing = tuple(r for r in fresh if staging.finished(_task(r)) is None)
+    left = replace(events, skipped=())
     with discarded_if_empty(staging):
         if missing:
-            events.with_ranges(missing).run(_writer(staging, made))
+            _, left = left.with_ranges(missing).attempt(_writer(staging, made))
+        skipped = events.without([*known_skips, *left.skipped]).skipped  # refused if they are too many together
         done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.events for f in files) for r, files in done.items()}
         # the events of a kept file, whose ranges may have been others, count with the first of its ranges
         first = {r.file: r.start for r in reversed(plan.ranges)}
-        counts |= {(new, first[new]): known[old].events for old, new in kept.items() if new in first}
+        for old, new in kept.items():
+            if new in first:
+                of_again = sum(counts.pop((r.file, r.start)) for r in again if r.file == new)
+                counts[new, first[new]] = known[old].events + of_again
         counted = events.with_counts(counts)
         taken = {file.path for file in before.files} if before else set()
         gathered = made.gather(Parts(events, staging, done, taken)) if made.gather else None
@@ -260,12 +282,13 @@ def _brought(
         layout=made.layout,
         request=made.recipe,
         schema=made.schema,
-        inputs=inputs_of(counted.plan),
+        inputs=inputs_of(counted.plan, skipped),
         files=tuple(stays),
         digests={"plan": plan.digest(), **made.digests},
         version=before.version + 1 if before else 1,
+        skipped=skipped,
     )
-    if before and not fresh and before.inputs == manifest.inputs:
+    if before and not any(done.values()) and (before.inputs, before.skipped) == (manifest.inputs, manifest.skipped):
         clean(staging)
         manifest = before
     else:

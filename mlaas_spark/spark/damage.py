@@ -19,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 
 from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import UnreadableInputError, reason
+from mlaas_spark.errors import DamagedInputError, UnreadableInputError, reason
 from mlaas_spark.spark.session import file_of, literal, local, on_executor, spread, unreadable, unschemed
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class Fault(NamedTuple):
     why: str
     entry: int
 
-    def error(self) -> UnreadableInputError:
+    def error(self) -> DamagedInputError:
         """As an error."""
-        return UnreadableInputError(self.path, self.why, None, (self.entry, self.entry + 1))
+        return DamagedInputError(self.path, self.why, None, (self.entry, self.entry + 1))
 
 
 @contextmanager
@@ -104,11 +104,16 @@ def refuse_lost_records(spark: SparkSession, files: Sequence[InputFile]) -> None
 
 def _first(spark: SparkSession, files: Sequence[InputFile], fields: int = 0) -> Fault | None:
     """The first broken line of the first file that has one."""
+    return next(iter(first_faults(spark, files, fields)), None)
+
+
+def first_faults(spark: SparkSession, files: Sequence[InputFile], fields: int = 0) -> list[Fault]:
+    """The first broken line of each file that has one."""
 
     def search(some: Iterable[InputFile]) -> Iterator[Fault]:
         yield from filter(None, (first_fault(file, fields) for file in some))
 
-    return next(iter(spread(spark, files, search)), None)
+    return spread(spark, files, search)
 
 
 def first_fault(file: InputFile, fields: int = 0) -> Fault | None:
@@ -132,9 +137,9 @@ def first_fault(file: InputFile, fields: int = 0) -> Fault | None:
                     return Fault(file.path, f"line {number} {why}: {_shown(text)}", entry)
                 else:
                     entry += 1
-    except (ConnectionError, PermissionError) as error:  # the file may be whole
-        raise UnreadableInputError(file.path, storage.why(error)) from error
     except (OSError, EOFError, zlib.error) as error:
+        if storage.is_trouble(error):  # the file may be whole
+            raise UnreadableInputError(file.path, storage.why(error)) from error
         return Fault(file.path, f"it cannot be read after line {number} ({reason(error)})", entry)
     return None
 

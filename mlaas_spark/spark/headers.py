@@ -16,7 +16,7 @@ import fsspec
 
 from mlaas_spark import manifest, storage, xrootd
 from mlaas_spark.config import Format
-from mlaas_spark.errors import ChunkError, UnreadableInputError, reason
+from mlaas_spark.errors import ChunkError, DamagedInputError, UnreadableInputError, reason
 from mlaas_spark.spark.session import spread
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def _columns(file: InputFile, named: tuple[str, ...]) -> Columns:
             first = next(csv.reader(stream), [])
         return tuple((name, "") for name in _csv_names(file.path, first, named))
     except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise UnreadableInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
+        if storage.is_trouble(error):
+            raise UnreadableInputError(file.path, storage.why(error)) from error
+        raise DamagedInputError(file.path, f"it is no {file.format} file ({reason(error)})") from error
 
 
 def _csv_names(path: str, first: list[str], named: tuple[str, ...]) -> Sequence[str]:

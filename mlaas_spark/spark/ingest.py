@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from mlaas_spark.errors import (
 from mlaas_spark.plan import EntryRange, Plan, make_plan
 from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, common
 from mlaas_spark.selection import Expression
+from mlaas_spark.skipping import Skipped, Spare, ordered
 from mlaas_spark.spark import records
 from mlaas_spark.spark.ranges import Ranges, open_parquet, open_root
 from mlaas_spark.spark.session import on_executor
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from mlaas_spark.config import InputConfig
     from mlaas_spark.filesets import InputFile
     from mlaas_spark.plan import PlannedFile
-    from mlaas_spark.spark.ranges import Batches
+    from mlaas_spark.spark.ranges import Batches, Unread
     from mlaas_spark.spark.session import R
     from mlaas_spark.usercode import UserFile
     from mlaas_spark.xrootd import Patience
@@ -78,6 +80,11 @@ class Source(Protocol):
     def reordered(self, places: Mapping[int, int]) -> Source:
         """The same for plans that have each file at another place."""
 
+    def attempt(
+        self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]
+    ) -> tuple[list[R], list[Unread]]:
+        """As :meth:`run`, of the ranges that are whole; and the damaged ones."""
+
 
 @dataclass(frozen=True)
 class Events:
@@ -89,6 +96,8 @@ class Events:
         source: What reads them.
         selection: Events that fail it are dropped; None keeps all.
         patience: With the servers of ROOT files.
+        spare: How much may be skipped; None where damage is an error.
+        skipped: What is left out of the plan because it is damaged.
     """
 
     spark: SparkSession
@@ -96,6 +105,8 @@ class Events:
     source: Source
     selection: Expression | None = None
     patience: Patience = PATIENCE
+    spare: Spare | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def map_ranges(
         self, function: Callable[[Iterator[RangeBatch]], Iterable[pa.RecordBatch]], schema: StructType | str
@@ -115,6 +126,52 @@ class Events:
     def run(self, function: Callable[[Iterator[RangeBatch]], Iterable[R]]) -> list[R]:
         """What ``function`` makes of the events, as :meth:`map_ranges`, at the driver; the results are picklable."""
         return self.source.run(self.spark, self._stored, self._of_selected(function))
+
+    def attempt(self, function: Callable[[Iterator[RangeBatch]], Iterable[R]]) -> tuple[list[R], Events]:
+        """As :meth:`run`, and the events without the ranges that are damaged, where such may be skipped.
+
+        Raises:
+            SkipLimitError: They are more than may be.
+        """
+        if self.spare is None:
+            return self.run(function), self
+        made, unread = self.source.attempt(self.spark, self._stored, self._of_selected(function))
+        files = self.plan.files
+        damaged = [
+            Skipped(files[r.file].path, why, files[r.file].tree, files[r.file].key, r.start, r.stop)
+            for r, why in unread
+        ]
+        return made, self.without(damaged)
+
+    def without(self, skipped: Iterable[Skipped]) -> Events:
+        """The same events without some damaged ranges, which are told of.
+
+        Raises:
+            SkipLimitError: They are more than may be.
+        """
+        every = ordered((*self.skipped, *skipped))
+        if self.spare is not None:
+            self.spare.check(every)
+        plan = self.plan.without(spans_of(self.plan, every))
+        return dataclasses.replace(self, plan=plan, skipped=every)
+
+    def whole(self, names: Iterable[str]) -> Events:
+        """The events of the ranges whose named branches can be read; they are read, where damage may be skipped."""
+        if self.spare is None:
+            return self
+
+        def read(batches: Iterator[RangeBatch]) -> Iterator[None]:
+            for _ in batches:
+                pass
+            yield from ()
+
+        _, left = self.reading(names).attempt(read)
+        return self.without(left.skipped)
+
+    @property
+    def limits(self) -> Mapping[str, list[list[int]]]:
+        """Spans of entries that were asked for, see :attr:`Plan.limits`, skipped or not."""
+        return self.plan.limits if self.spare is None else self.spare.limits
 
     @property
     def _stored(self) -> Plan:
@@ -187,6 +244,16 @@ class Events:
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, ranges=ranges))
 
 
+def spans_of(plan: Plan, skipped: Iterable[Skipped]) -> dict[int, list[tuple[int, int]]]:
+    """The skipped spans of entries of each of the plan's files, by index."""
+    places = {file.key: index for index, file in enumerate(plan.files)}
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for item in skipped:
+        if item.key in places:
+            spans.setdefault(places[item.key], []).append((item.start, item.stop))
+    return spans
+
+
 def open_events(
     spark: SparkSession,
     files: Sequence[InputFile],
@@ -213,7 +280,7 @@ def open_events(
     """
     selection = Expression.parse(config.selection) if config.selection else None
     categories = {column_name(name): numbers for name, numbers in config.categories.items()}
-    source, planned, schemas = _open(spark, files, config, events_per_task, preproc, frozenset(categories))
+    source, planned, schemas, damaged = _open(spark, files, config, events_per_task, preproc, frozenset(categories))
     where = files[0].path if len(files) == 1 else f"{len(files)} files such as {files[0].path}"
     _refuse_unknown(categories, any_of(schemas), where)
     schemas = [(path, of_file.categorised(categories)) for path, of_file in schemas]
@@ -243,7 +310,10 @@ def open_events(
     planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
     target = events_per_task if isinstance(source, Ranges) else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
-    return Events(spark, plan, source, selection, config.patience)
+    if config.bad_files == "fail":
+        return Events(spark, plan, source, selection, config.patience)
+    spare = Spare(config.skip_limit, plan.entries, len({file.path for file in planned}), plan.limits)
+    return Events(spark, plan, source, selection, config.patience, spare).without(damaged)
 
 
 def _open(
@@ -253,9 +323,9 @@ def _open(
     events_per_task: int,
     preproc: UserFile | None,
     texts: frozenset[str],
-) -> tuple[Source, list[PlannedFile], list[tuple[str, EventSchema]]]:
-    """What reads the files; the files; each schema that a file has, with the first such file."""
-    kind, allow_copies = files[0].format, config.allow_copies
+) -> tuple[Source, list[PlannedFile], list[tuple[str, EventSchema]], list[Skipped]]:
+    """What reads the files; the files; each schema that a file has, with the first such file; what is damaged."""
+    kind, allow_copies, skip = files[0].format, config.allow_copies, config.bad_files == "skip"
     if config.columns and kind is not Format.CSV:
         msg = f"columns are named for CSV without a header line, and {files[0].path} is {kind}"
         raise ConfigError(msg)
@@ -263,10 +333,13 @@ def _open(
         msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
         raise ConfigError(msg)
     if kind is Format.ROOT:
-        return open_root(spark, files, events_per_task, config.patience, allow_copies=allow_copies)
+        return open_root(spark, files, events_per_task, config.patience, allow_copies=allow_copies, skip=skip)
     if kind is Format.PARQUET:
-        return open_parquet(spark, files, events_per_task, allow_copies=allow_copies)
-    return records.open_records(spark, files, preproc, texts, config.columns, allow_copies=allow_copies)
+        return open_parquet(spark, files, events_per_task, allow_copies=allow_copies, skip=skip)
+    open_all = partial(
+        records.open_records, spark, preproc=preproc, texts=texts, named=config.columns, allow_copies=allow_copies
+    )
+    return records.open_whole(spark, files, open_all, config.columns) if skip else (*open_all(files), [])
 
 
 def frame_schema(schema: EventSchema) -> pa.Schema:

@@ -83,7 +83,7 @@ class PredictRequest:
     format: Format = Format.PARQUET
 
 
-def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
+def predict(events: Events, request: PredictRequest, folder: str, *, retry: bool = False) -> Manifest:
     """Write a row with scores for each entry: those that fail the selection are marked, and have no score.
 
     As Parquet, a file for each entry range in ``folder/scores``: the keys, what is kept, :data:`SOURCE`, ``__entry``,
@@ -95,6 +95,7 @@ def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
         events: What to score, already opened.
         request: The model, and what is written.
         folder: A new folder, an empty one, or one that an earlier prediction wrote: then only what is new is scored.
+        retry: Read again what an earlier prediction has skipped.
 
     Raises:
         SpecsMismatchError: The events lack a branch that the model was trained on, or have it as another kind.
@@ -117,6 +118,7 @@ def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
     if request.format is Format.ROOT:
         friend.refuse_unwritable(rows)
         _refuse_a_part(events)
+        events = replace(events, spare=None)  # a tree that lacks entries is no friend: a damaged range is an error
     _refuse_other(folder, request)
     events = events.reading({*request.transform.layout.branches, *written})
     recipe = [*asked(events), request.model, request.transform.digest(), request.format, "all entries", *written]
@@ -133,7 +135,7 @@ def predict(events: Events, request: PredictRequest, folder: str) -> Manifest:
     )
     try:
         # which entries pass is found where they are scored: all of them are written
-        return bring_up_to_date(replace(events, selection=None), scores, folder)
+        return bring_up_to_date(replace(events, selection=None), scores, folder, retry=retry)
     finally:
         model.destroy()
 

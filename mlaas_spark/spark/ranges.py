@@ -1,6 +1,7 @@
 """ROOT and Parquet: headers opened on executors, and entry ranges that these read by themselves.
 
-What Spark hands to executors are numbers of ranges alone; events never cross to the JVM.
+Where damage is to be skipped, a header or a range that is damaged becomes a record of that. What Spark hands to
+executors are numbers of ranges alone; events never cross to the JVM.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
-from mlaas_spark.errors import UnreadableInputError
+from mlaas_spark.errors import DamagedInputError, UnreadableInputError
 from mlaas_spark.plan import PlannedFile, coarse, copy_numbers
 from mlaas_spark.schema import EventSchema
+from mlaas_spark.skipping import Skipped
 from mlaas_spark.spark.headers import refuse_planted, refuse_xrootd
 from mlaas_spark.spark.session import numbers, spread
 
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 
     Batches: TypeAlias = Iterator[tuple[EntryRange, pa.RecordBatch]]
     ReadFile: TypeAlias = Callable[[PlannedFile, int, EventSchema, Sequence[EntryRange]], Batches]
-    ReadHeaders: TypeAlias = Callable[[Iterable[InputFile]], Iterator[list[Header]]]
-    Opened: TypeAlias = "tuple[Ranges, list[PlannedFile], list[tuple[str, EventSchema]]]"
+    ReadHeader: TypeAlias = Callable[[InputFile, set[str]], list[Header]]
+    Opened: TypeAlias = "tuple[Ranges, list[PlannedFile], list[tuple[str, EventSchema]], list[Skipped]]"
+    Unread: TypeAlias = tuple[EntryRange, str]
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Ranges:
 
     def reader(self, plan: Plan) -> Callable[[Iterator[pa.RecordBatch]], Batches]:
         """Reader of numbers of ranges."""
-        read = self._reader(plan)
+        read = _reader(self.read_file, plan)
         return lambda batches: read(number for batch in batches for number in batch.column("id").to_pylist())
 
     def run(self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]) -> list[R]:
         """What ``work`` makes of the events."""
-        read = self._reader(plan)
+        read = _reader(self.read_file, plan)
         return spread(spark, range(len(plan.ranges)), lambda numbers: work(read(numbers)))
 
     def reordered(self, places: Mapping[int, int]) -> Ranges:
@@ -64,56 +67,106 @@ class Ranges:
         del places
         return self
 
-    def _reader(self, plan: Plan) -> Callable[[Iterator[int]], Batches]:
-        """Reader of ranges by their numbers; a file whose ranges follow each other is opened once."""
+    def attempt(
+        self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]
+    ) -> tuple[list[R], list[Unread]]:
+        """What ``work`` makes of the ranges that are whole, and the damaged ones with what is wrong."""
         read_file = self.read_file
 
-        def read(numbers: Iterator[int]) -> Batches:
-            ranges = (plan.ranges[number] for number in numbers)
-            for index, of_file in itertools.groupby(ranges, key=lambda entries: entries.file):
-                file = plan.files[index]
-                has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
-                for entries, batch in read_file(file, index, has, list(of_file)):
-                    yield entries, _filled(batch, plan.schema)
+        def attempted(numbers: Iterator[int]) -> Iterator[tuple[list[Unread], list[R]]]:
+            damaged: list[Unread] = []
+            yield [], list(work(_reader(partial(_whole_ranges, read_file, damaged), plan)(numbers)))
+            yield damaged, []
 
-        return read
+        parts = spread(spark, range(len(plan.ranges)), attempted)
+        return [item for _, made in parts for item in made], [item for damaged, _ in parts for item in damaged]
+
+
+def _reader(read_file: ReadFile, plan: Plan) -> Callable[[Iterator[int]], Batches]:
+    """Reader of ranges by their numbers; a file whose ranges follow each other is opened once."""
+
+    def read(numbers: Iterator[int]) -> Batches:
+        ranges = (plan.ranges[number] for number in numbers)
+        for index, of_file in itertools.groupby(ranges, key=lambda entries: entries.file):
+            file = plan.files[index]
+            has = plan.schema.keep(set(plan.schema.names) - set(file.lacks))
+            for entries, batch in read_file(file, index, has, list(of_file)):
+                yield entries, _filled(batch, plan.schema)
+
+    return read
+
+
+def _whole_ranges(  # a ReadFile, when it is given the first two
+    read_file: ReadFile,
+    damaged: list[Unread],
+    file: PlannedFile,
+    index: int,
+    schema: EventSchema,
+    ranges: Sequence[EntryRange],
+) -> Batches:
+    """The ranges that can be read from end to end; the others are added to ``damaged``.
+
+    A range is held until its last batch is there: of one that is not whole nobody sees a part.
+    """
+    left = list(ranges)
+    while left:
+        held: list[pa.RecordBatch] = []
+        try:
+            for entries, batch in read_file(file, index, schema, left):
+                held.append(batch)
+                if sum(part.num_rows for part in held) == entries.entries:
+                    left = left[1:]
+                    yield from ((entries, part) for part in held)
+                    held = []
+        except DamagedInputError as error:
+            damaged.append((left[0], error.why))
+            left = left[1:]
+        else:
+            break
 
 
 def open_root(
-    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, patience: Patience, *, allow_copies: bool
+    spark: SparkSession,
+    files: Sequence[InputFile],
+    events_per_task: int,
+    patience: Patience,
+    *,
+    allow_copies: bool,
+    skip: bool = False,
 ) -> Opened:
     """Open ROOT files, each tree that a glob matches.
 
     Returns:
-        What reads their ranges; the files; each schema that a file has, with the first such file.
+        What reads their ranges; the files; each schema that a file has, with the first such file; with ``skip``, the
+        files that are damaged, which else are an error.
 
     Raises:
         FilesetError, UnreadableInputError: Files that are missing, unreadable, or copies.
     """
-    opened = _open(spark, files, events_per_task, partial(_root_headers, patience=patience), allow_copies=allow_copies)
+    read_header = partial(_root_headers, patience=patience)
+    opened = _open(spark, files, events_per_task, read_header, allow_copies=allow_copies, skip=skip)
     return Ranges(partial(_read_root, patience=patience)), *opened
 
 
 def open_parquet(
-    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool
+    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool, skip: bool = False
 ) -> Opened:
     """Open Parquet files; as :func:`open_root`. Times without a zone are those of the session's."""
     refuse_xrootd(files)
-    opened = _open(spark, files, events_per_task, _parquet_headers, allow_copies=allow_copies)
+    opened = _open(spark, files, events_per_task, _parquet_headers, allow_copies=allow_copies, skip=skip)
     zone = spark.conf.get("spark.sql.session.timeZone") or "UTC"
     return Ranges(partial(_read_parquet, zone=zone)), *opened
 
 
-def _root_headers(files: Iterable[InputFile], patience: Patience) -> Iterator[list[Header]]:
+def _root_headers(file: InputFile, _: set[str], patience: Patience) -> list[Header]:
     from mlaas_spark import root_io
 
-    for file in files:
-        headers = root_io.read_headers(file.path, file.tree, patience)
-        for header in headers:
-            if file.uuid and file.uuid != header.uuid:
-                why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
-                raise UnreadableInputError(file.path, why, header.tree)
-        yield headers
+    headers = root_io.read_headers(file.path, file.tree, patience)
+    for header in headers:
+        if file.uuid and file.uuid != header.uuid:
+            why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
+            raise UnreadableInputError(file.path, why, header.tree)
+    return headers
 
 
 def _read_root(
@@ -126,14 +179,12 @@ def _read_root(
     yield from zip(ranges, batches, strict=True)
 
 
-def _parquet_headers(files: Iterable[InputFile]) -> Iterator[list[Header]]:
+def _parquet_headers(file: InputFile, safe: set[str]) -> list[Header]:
     from mlaas_spark import parquet_io
 
-    safe: set[str] = set()
-    for file in files:
-        header = parquet_io.read_header(file.path)
-        refuse_planted(file.path, safe)
-        yield [header]
+    header = parquet_io.read_header(file.path)
+    refuse_planted(file.path, safe)
+    return [header]
 
 
 def _read_parquet(
@@ -160,16 +211,24 @@ def _open(
     spark: SparkSession,
     files: Sequence[InputFile],
     events_per_task: int,
-    read_headers: ReadHeaders,
+    read_header: ReadHeader,
     *,
     allow_copies: bool,
-) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]]]:
+    skip: bool,
+) -> tuple[list[PlannedFile], list[tuple[str, EventSchema]], list[Skipped]]:
     """Open headers on executors; a schema crosses to the driver once a partition, not once a file."""
 
     def read(numbered: Iterable[tuple[int, InputFile]]) -> Iterator[tuple[str, Any]]:
         known: set[str] = set()
-        some = list(numbered)
-        for (index, _), headers in zip(some, read_headers(file for _, file in some), strict=True):
+        safe: set[str] = set()
+        for index, file in numbered:
+            try:
+                headers = read_header(file, safe)
+            except DamagedInputError as error:
+                if not skip:
+                    raise
+                yield "damaged", (index, Skipped(file.path, error.why, error.tree or file.tree or ""), error)
+                continue
             for header in headers:
                 digest = EventSchema(header.schema.branches, header.schema.omitted).digest()
                 if digest not in known:
@@ -180,6 +239,9 @@ def _open(
                 yield "file", (index, header.tree, digest, header.uuid, header.entries, edges, clusters)
 
     found = spread(spark, list(enumerate(files)), read)
+    damaged = _only(found, "damaged")
+    if damaged and len(damaged) == len(files):
+        raise damaged[0][-1]
     schemas: dict[str, EventSchema] = dict(_only(found, "schema"))
     names = {name for schema in schemas.values() for name in schema.names}
     first: dict[str, str] = {}
@@ -209,7 +271,7 @@ def _open(
                 copy,
             )
         )
-    return planned, [(path, schemas[digest]) for digest, path in first.items()]
+    return planned, [(path, schemas[digest]) for digest, path in first.items()], [item for _, item, _ in damaged]
 
 
 def _only(found: Sequence[tuple[str, Any]], kind: str) -> list[Any]:

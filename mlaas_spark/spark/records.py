@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,11 @@ from pyspark.sql import types as T  # noqa: N812
 
 from mlaas_spark import storage
 from mlaas_spark.config import Format
-from mlaas_spark.errors import UnreadableInputError, reason
+from mlaas_spark.errors import DamagedInputError, UnreadableInputError, reason
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
 from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, EventSchema, Omitted, column_name
-from mlaas_spark.spark.damage import located, refuse_lost_records
+from mlaas_spark.skipping import Skipped
+from mlaas_spark.spark.damage import first_faults, located, refuse_lost_records
 from mlaas_spark.spark.headers import Columns, Header, read_headers
 from mlaas_spark.spark.preproc import BLOCK, PATH, preprocessed, runs
 from mlaas_spark.spark.session import gathered, literal, local, quoted, received, spread, unschemed
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrameReader, Row, SparkSession
 
     from mlaas_spark.filesets import InputFile
-    from mlaas_spark.spark.ranges import Batches
+    from mlaas_spark.spark.ranges import Batches, Unread
     from mlaas_spark.spark.session import R
     from mlaas_spark.usercode import UserFile
+
+    Opened: TypeAlias = "tuple[Records, list[PlannedFile], list[tuple[str, EventSchema]]]"
 
 _WIDER = (T.IntegerType, T.LongType, T.DoubleType)
 
@@ -116,10 +119,44 @@ class Records:
         """The same for plans that have each file at another place."""
         return replace(self, paths={path: places[file] for path, file in self.paths.items()})
 
+    def attempt(
+        self, spark: SparkSession, plan: Plan, work: Callable[[Batches], Iterable[R]]
+    ) -> tuple[list[R], list[Unread]]:
+        """What ``work`` makes of the events: damaged files were found, and left out, when all were opened."""
+        return self.run(spark, plan, work), []
+
     def of(self, files: Collection[int]) -> Records:
         """The rows of some files; Spark reads no other."""
         paths = [path for path, file in self.paths.items() if file in files]
         return replace(self, frame=self.frame.where(F.col(PATH).isin(paths)))
+
+
+def open_whole(
+    spark: SparkSession, files: Sequence[InputFile], open_all: Callable[..., Opened], named: tuple[str, ...] = ()
+) -> tuple[Records, list[PlannedFile], list[tuple[str, EventSchema]], list[Skipped]]:
+    """What ``open_all``, an :func:`open_records`, gives of the files that are whole; and the damaged ones.
+
+    Lines are looked at by Python first, all files at once; what Spark alone stumbles on is told by its error, one file
+    a try.
+
+    Raises:
+        DamagedInputError: All files are damaged.
+        MlaasSparkError: As :func:`open_records`, of what is no damage.
+    """
+    found = first_faults(spark, files, len(named))
+    skipped = [Skipped(fault.path, fault.why) for fault in found]
+    left = list(files)
+    while True:
+        bad = {item.path for item in skipped}
+        if not (left := [file for file in left if file.path not in bad]):
+            raise DamagedInputError(skipped[-1].path, skipped[-1].reason)
+        try:
+            return (*open_all(left), skipped)
+        except DamagedInputError as error:
+            culprits = [file.path for file in left if unschemed(file.path) == unschemed(error.path)]
+            if not culprits:
+                raise
+            skipped.append(Skipped(culprits[0], error.why))
 
 
 def open_records(
@@ -321,7 +358,7 @@ def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, pa
             columns.append(rows.column(place).cast(branch.arrow_type))
         except pa.ArrowInvalid as error:
             why = f"branch {branch.name!r} has a value that is no {branch.describes} ({reason(error)})"
-            raise UnreadableInputError(local(path), why, None, (first, first + rows.num_rows)) from error
+            raise DamagedInputError(local(path), why, None, (first, first + rows.num_rows)) from error
     columns.append(pa.array(np.full(rows.num_rows, file, np.int32)))
     columns.append(pa.array(np.arange(first, first + rows.num_rows)))
     return pa.RecordBatch.from_arrays(columns, names=[*schema.names, FILE, ENTRY])

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from mlaas_spark.branch_specs import Specs, SpecsFile, from_rows, merged, to_rows
 from mlaas_spark.errors import BranchNotFoundError, SpecsMismatchError
+from mlaas_spark.spark.ingest import spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from mlaas_spark.skipping import Skipped
     from mlaas_spark.spark.ingest import Events, RangeBatch
 
 _PARTIAL = pa.schema(
@@ -41,7 +43,12 @@ _OF_RANGES = {RANGE_EVENTS, RANGE_BYTES, RANGE_NANOSECONDS}
 
 
 def compute(
-    events: Events, branches: Collection[str], quantiles: Collection[str] = (), known: SpecsFile | None = None
+    events: Events,
+    branches: Collection[str],
+    quantiles: Collection[str] = (),
+    known: SpecsFile | None = None,
+    *,
+    also: Collection[str] = (),
 ) -> tuple[SpecsFile, Events]:
     """Specs of the named branches over all selected events, and the events with each range counted.
 
@@ -49,12 +56,18 @@ def compute(
         events: The events; only the branches needed are read.
         branches: Names of the branches.
         quantiles: Branches that also get quantile bins.
-        known: Specs made before: a file that is in them, of the same request, is not read again.
+        known: Specs made before: a file that is in them, of the same request, is not read again, unless what is
+            skipped of it was another part.
+        also: Further branches to read where damage may be skipped: a range in which one of them is damaged is skipped.
+
+    Returns:
+        The specs; the events without what is damaged, where such may be skipped.
 
     Raises:
         BranchNotFoundError: A branch that the events do not have.
         FilesetError: No event passes the selection.
         SpecsMismatchError: ``known`` counts other events in a file than the plan.
+        SkipLimitError: More is damaged than may be skipped.
     """
     for name in branches:
         if name not in events.plan.schema:
@@ -62,42 +75,58 @@ def compute(
     request = _request(events, branches, quantiles)
     reusable = known.by_file if known is not None and known.request == request else {}
     files = events.plan.files
+    if known is not None:
+        before, now = spans_of(events.plan, known.skipped), spans_of(events.plan, events.skipped)
+        others = {files[index].key for index in {*before, *now} if before.get(index) != now.get(index)}
+        reusable = {key: part for key, part in reusable.items() if key not in others}
     fresh = tuple(r for r in events.plan.ranges if files[r.file].key not in reusable)
     by_file: dict[str, Specs] = {}
     counts: dict[tuple[int, int], int] = {}
+    all_read = len(fresh) == len(events.plan.ranges)
     if fresh:
-        by_file, counts = _run(events.reading(branches).with_ranges(fresh), branches, quantiles)
+        names = {*branches, *(also if events.spare is not None else ())}
+        by_file, counts, skipped = _run(events.reading(names).with_ranges(fresh), branches, quantiles)
+        events = events.without(skipped)
     for file in files:
         if file.key in reusable:
             by_file[file.key] = reusable[file.key]
     whole = merged(by_file[key] for key in sorted(by_file))
     trees = Counter(file.path for file in files)
     paths = {file.key: f"{file.path}:{file.tree}" if trees[file.path] > 1 else file.path for file in files}
-    counted = events.with_counts(counts) if len(fresh) == len(events.plan.ranges) else events.counted()
+    counted = events.with_counts(counts) if all_read else events.counted()
     if (total := sum(counted.plan.events_by_file())) != whole.events:
         msg = f"the specs count {whole.events} events, the plan {total}: they belong to other files, make them again"
         raise SpecsMismatchError(msg)
-    return SpecsFile(whole, by_file, paths, request), counted
+    return SpecsFile(whole, by_file, paths, request, counted.skipped), counted
 
 
 def _run(
     events: Events, branches: Collection[str], quantiles: Collection[str]
-) -> tuple[dict[str, Specs], dict[tuple[int, int], int]]:
+) -> tuple[dict[str, Specs], dict[tuple[int, int], int], tuple[Skipped, ...]]:
     names, with_bins = tuple(branches), frozenset(quantiles)
-    rows = merged_rows(events, lambda batches: partials(batches, names, with_bins))
+    packed, left = events.attempt(_packing(lambda batches: partials(batches, names, with_bins)))
+    rows = _merged(packed)
     keys = [file.key for file in events.plan.files]
-    return {keys[file]: specs for file, specs in by_file(rows).items()}, by_range(rows, RANGE_EVENTS)
+    found = {keys[file]: specs for file, specs in by_file(rows).items()}
+    return found, by_range(rows, RANGE_EVENTS), left.skipped
 
 
 def merged_rows(events: Events, partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> list[Partial]:
     """The rows that ``partial`` makes of the events on executors; those of equal (file, branch, stat, index) as one."""
+    return _merged(events.run(_packing(partial)))
 
+
+def _packing(partial: Callable[[Iterator[RangeBatch]], Iterable[Partial]]) -> Callable[..., Iterator[bytes]]:
     def run(batches: Iterator[RangeBatch]) -> Iterator[bytes]:
         columns = list(zip(*partial(batches), strict=True)) or [()] * len(_PARTIAL)
         table = pa.table([pa.array(c, field.type) for c, field in zip(columns, _PARTIAL, strict=True)], _PARTIAL)
         yield _packed(table)
 
-    rows = pa.concat_tables(_unpacked(packed) for packed in events.run(run))
+    return run
+
+
+def _merged(packed: Iterable[bytes]) -> list[Partial]:
+    rows = pa.concat_tables(map(_unpacked, packed))
     together = rows.group_by(["file", "branch", "stat", "index"], use_threads=False).aggregate(
         [("number", "sum"), ("low", "min"), ("high", "max")]
     )
@@ -159,6 +188,6 @@ def _request(events: Events, branches: Collection[str], quantiles: Collection[st
         schema.digest(),
         events.selection.text if events.selection else "",
         sorted(quantiles),
-        events.plan.limits,
+        events.limits,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

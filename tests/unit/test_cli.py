@@ -26,6 +26,8 @@ KINDS: dict[type[MlaasSparkError], tuple[Any, ...]] = {
     errors.TreeNotFoundError: ("T", "f.root", ("Tree",)),
     errors.BranchNotFoundError: ("x", ("y",)),
     errors.UnreadableInputError: ("f.root", "no"),
+    errors.DamagedInputError: ("f.root", "no"),
+    errors.SkipLimitError: ("no",),
     errors.SpecsError: ("no",),
     errors.SpecsMismatchError: ("no",),
     errors.ChunkError: ("no",),

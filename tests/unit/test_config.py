@@ -21,7 +21,7 @@ UNKNOWN = [
     ({"train": {"epoch": 3}}, r"unknown key 'train.epoch'; nearest: epochs"),
     ({"chunks": {"split": {"tset": 0.2}}}, r"unknown key 'chunks.split.tset'; nearest: test"),
     ({"input": {"groups": [{"files": "a.root"}, {"files": "b.root", "lable": 1}]}}, r"groups.1.lable'; nearest: label"),
-    ({"input": {"zzz": 1}}, r"unknown key 'input.zzz'; there are: allow_copies, branches"),
+    ({"input": {"zzz": 1}}, r"unknown key 'input.zzz'; there are: allow_copies, bad_files, branches"),
 ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlaas_spark import errors
 from mlaas_spark.errors import (
     BranchNotFoundError,
+    DamagedInputError,
     LockedError,
     MlaasSparkError,
     NoAnswerError,
@@ -35,6 +36,8 @@ EXIT_CODES = {
     "TreeNotFoundError": 3,
     "BranchNotFoundError": 3,
     "UnreadableInputError": 3,
+    "DamagedInputError": 3,
+    "SkipLimitError": 3,
     "SpecsError": 4,
     "SpecsMismatchError": 4,
     "ChunkError": 4,
@@ -54,6 +57,7 @@ SPECIAL = [
     BranchNotFoundError("Jet_pT"),
     UnreadableInputError("/data/f.root", "cut short", "Events", (0, 25000)),
     UnreadableInputError("/data/f.root", "cut short"),
+    DamagedInputError("/data/f.root", "cut short", "Events", (0, 25000)),
     UnwritableOutputError("hdfs://nn:9000/out", "Permission denied: user=bob"),
     LockedError("runs/higgs/lock", "process 12 of bob on node7"),
     ShiftError({"MET_pt": ["PSI 0.31 > 0.2"]}),
