@@ -124,6 +124,11 @@ def kept(url: str, lease: Lease, renew: float = RENEWED_S) -> Iterator[None]:
         _rewrite(url, replace(lease, renewed=time.time(), ended=True))
 
 
+def is_lease(name: str) -> bool:
+    """Whether a file of that name is the lease of a writer."""
+    return _NAME.fullmatch(name) is not None
+
+
 def leases(folder: str) -> list[Lease]:
     """The writers that have shown themselves in a folder, or were about to."""
     found = []

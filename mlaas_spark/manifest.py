@@ -42,6 +42,7 @@ from mlaas_spark.errors import (
     UnwritableOutputError,
 )
 from mlaas_spark.filesets import MANIFEST
+from mlaas_spark.lease import is_lease
 from mlaas_spark.plan import file_key
 from mlaas_spark.schema import EventSchema, buffers
 from mlaas_spark.skipping import Skipped
@@ -599,9 +600,19 @@ def remove_superseded(folder: str, manifest: Manifest) -> None:
 
 
 def clean(staging: Staging) -> None:
-    """Remove the staging folder of this request, and nothing of others."""
-    storage.remove(staging.url)
-    storage.remove_empty(storage.join(staging.folder, STAGING))
+    """Remove the staging folder of this request, and nothing of others.
+
+    The leases go last: of what a writer that dies here leaves it is known who left it.
+    """
+    _remove_staging(staging.folder, staging.url)
+
+
+def _remove_staging(folder: str, url: str) -> None:
+    for name in storage.children(url):
+        if not is_lease(name):
+            storage.remove(storage.join(url, name))
+    storage.remove(url)
+    storage.remove_empty(storage.join(folder, STAGING))
 
 
 @contextmanager
@@ -776,8 +787,7 @@ def _settled(folder: str, version: Manifest | _Version, *, in_force: bool = True
                 within = storage.join(folder, STAGING, now.staging) if now.staging else None
                 storage.write_atomic(storage.join(folder, MANIFEST), content, within)
                 if within:
-                    storage.remove(within)
-                    storage.remove_empty(storage.join(folder, STAGING))
+                    _remove_staging(folder, within)
             # who wrote a newer one meanwhile may have been overtaken by this: look again
             in_force = True
 
