@@ -75,6 +75,7 @@ lock:  ## Make the lock files anew from setup.cfg and benchmarks/peers.in (needs
 	@uv pip compile setup.cfg --extra xrootd --constraint requirements.lock $(LOCKED) -o requirements-run.lock
 	@uv pip compile benchmarks/peers.in $(LOCKED) -o benchmarks/peers.lock
 	@uv pip compile requirements-audit.in $(LOCKED) -o requirements-audit.lock
+	@uv pip compile tests/cluster/airflow.in $(LOCKED) -o tests/cluster/airflow.lock
 
 clean:  ## Remove what the targets made, the environment too
 	@rm -rf $(VENV) runs data build dist $(PEERS) benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 from collections import Counter
@@ -254,6 +255,20 @@ def wait(ready: Callable[[], bool], what: str, log: Path | None = None) -> None:
             said = f": {log.read_text(errors='replace')[-2000:]}" if log else ""
             pytest.fail(f"{what} is not ready after {_START_S} s{said}")
         time.sleep(0.1)
+
+
+def airflow() -> Path:
+    """Python of an environment with Airflow, which does not fit beside us; made once."""
+    lock = Path(__file__).with_name("airflow.lock")
+    folder = _CACHE / "airflow"
+    made, python = folder / lock.name, folder / "bin" / "python"
+    if not made.is_file() or made.read_bytes() != lock.read_bytes():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)  # noqa: S603 - ours
+        pip = [str(python), *["-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r"], str(lock)]
+        subprocess.run(pip, check=True)  # noqa: S603 - packages by their hashes
+        shutil.copyfile(lock, made)
+    return python
 
 
 def install(program: str, package: str) -> None:
