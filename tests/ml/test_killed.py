@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 EPOCHS, BATCH, STEPS = 3, 16, 3  # a checkpoint every third batch
-WATCHDOG_S = 300
+WATCHDOG_S = 900
 
 pytestmark = pytest.mark.tensorflow
 

@@ -291,7 +291,7 @@ def test_a_reading_thread_that_dies_ends_the_pass(chunks: Chunks, monkeypatch: p
 
     watched = threading.Thread(target=read, daemon=True)
     watched.start()
-    watched.join(30)  # the watchdog
+    watched.join(300)  # the watchdog
     assert not watched.is_alive(), "it hangs"
     (error,) = ended
     if dies == "panic":
@@ -478,10 +478,14 @@ class TestTensorFlow:
         iterator = iter(chunks.stream(batch_size=4).dataset("train"))
         next(iterator)
         del iterator
-        deadline = time.monotonic() + 10
-        while threads_left() - before and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+
+        def ours() -> set[str]:  # TensorFlow's own threads stay
+            return {name for name in threads_left() - before if not name.startswith("Dummy")}
+
+        while ours() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert {name for name in threads_left() - before if not name.startswith("Dummy")} == set()
+        assert ours() == set()
 
 
 @given(events=st.integers(0, 400), batch_size=st.integers(1, 70), shards=st.integers(1, 9))

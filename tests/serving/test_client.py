@@ -70,7 +70,7 @@ def test_who_stops_reading_stops_the_requests(start: Start) -> None:
     """Two threads have sent 16 events each, and do not send the rest of their next 16."""
 
     def slow(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return x[:, :2]
 
     server = start(load=lambda _: slow)
@@ -93,11 +93,11 @@ def test_a_prediction_is_asked_for_again(server: ContractServer, naps: Naps) -> 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 def test_an_answer_may_take_longer_than_to_connect(version: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the server closes each connection."""
-    monkeypatch.setattr(http, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(http, "_CONNECT_S", 0.5)
     monkeypatch.setattr(Handler, "protocol_version", version)
 
     def slow(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        time.sleep(0.4)
+        time.sleep(1)
         return x[:, :2]
 
     server = start(load=lambda _: slow)

@@ -96,14 +96,14 @@ def test_whatever_a_server_does_wrong_clients_keep_their_model(
     run: Any, start: Start, config: Path, tmp_path: Path, kind: str
 ) -> None:
     server = start()
-    asked = ("--config", config, "--url", server.url, "--promote", "--set", "serve.timeout=1")
+    asked = ("--config", config, "--url", server.url, "--promote")
     assert run("upload", Made().write(tmp_path), *asked)[0] == 0
     before = (tmp_path / "higgs.json").read_bytes()
     if kind == "down":
         server.shut()
     server.faults = Faults(kind)
     second = Made(SECOND, weights=[[1, 1, 1, 1], [0, 0, 0, 1]]).write(tmp_path)
-    code, out, err = run("upload", second, *asked)
+    code, out, err = run("upload", second, *asked, "--set", "serve.timeout=1")
     errors = [line for line in err.splitlines() if line.startswith("error:")]
     assert (code, len(errors), out) == (6, 1, ""), err
     assert "bug" not in errors[0]
