@@ -158,6 +158,8 @@ class BranchStats:
 
     def cut(self, dim: int) -> int:
         """How many of its values lie beyond the first ``dim`` of each event, for a ``dim`` below :data:`LONGEST`."""
+        if not self.jagged:
+            return 0
         return self.count - sum(min(length, dim) * events for length, events in enumerate(self.lengths))
 
     def cap(self, share: float) -> int:

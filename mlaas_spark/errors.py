@@ -208,11 +208,19 @@ class UnreadableInputError(MlaasSparkError):
 
 
 class DamagedInputError(UnreadableInputError):
-    """A file whose content is wrong: what ``input.bad_files: skip`` passes over. Servers, permissions are no damage."""
+    """A file whose content is wrong: what ``input.bad_files: skip`` passes over. Servers, permissions are no damage.
+
+    Cause: Content that is not what its format says: a broken transfer, a disk's error.
+    Cure: Copy the file again, or ``--set input.bad_files=skip``, see docs/bad-files.md.
+    """
 
 
 class SkipLimitError(MlaasSparkError):
-    """More of the input is damaged than ``input.skip_limit`` lets be skipped."""
+    """More of the input is damaged than ``input.skip_limit`` lets be skipped.
+
+    Cause: Too many entries or files are damaged.
+    Cure: Mend or leave out the files that are named, or raise ``input.skip_limit``.
+    """
 
     exit_code = 3
 
@@ -248,6 +256,9 @@ class ChunkError(MlaasSparkError):
 class ConflictError(ChunkError):
     """Another job has written other data to the same data set in the meantime; nothing of either is lost.
 
+    Cause: Another job published other data in the same folder meanwhile.
+    Cure: Run the command again, or choose another ``--out``.
+
     Args:
         version: The version of the manifest that it has published.
     """
@@ -265,6 +276,9 @@ class ConflictError(ChunkError):
 
 class LockedError(MlaasSparkError):
     """Another job holds the lock; nothing was begun.
+
+    Cause: A scheduled job that is still at work, or one on another machine that died less than an hour ago.
+    Cure: Wait until it is done; the lock of a dead job is taken over.
 
     Args:
         folder: Of the lock.
@@ -284,6 +298,9 @@ class LockedError(MlaasSparkError):
 
 class ShiftError(MlaasSparkError):
     """New data are not as those that the model in service was trained on.
+
+    Cause: A detector, a simulation or a conversion that has changed; files of another process.
+    Cure: Look at the branches that are named; ``retrain --drift warn`` goes on, or leave the files out.
 
     Args:
         branches: Why to look at each branch.

@@ -333,7 +333,7 @@ class Manifest:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"{source} is no manifest of a data set: {type(error).__name__} {error}"
             raise ChunkError(msg) from error
-        if recorded not in found:
+        if not isinstance(recorded, str) or recorded not in found:
             msg = f"{source} was changed: its content digest {str(recorded)[:12]} is not that of its content"
             raise ChunkError(msg)
         return manifest

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlaas_spark import kernels
 from mlaas_spark.errors import ExportError
-from mlaas_spark.transform import Features, FeatureTransform
+from mlaas_spark.transform import Features, FeatureTransform, mask_overflow
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,9 +69,9 @@ def raw_vector(
 ) -> npt.NDArray[np.float32]:
     """Events as a raw bundle takes them, float32 (n, W).
 
-    Flat branches have one value each, jagged ones are cut or padded to their dim. NaN, infinite values and padding are
-    ``missing``; every other value is the nearest float32 above ``missing``: whole numbers beyond 2**24 and float64 are
-    rounded, as the server has float32 alone.
+    Flat branches have one value each, jagged ones are cut or padded to their dim. NaN, infinite values, those beyond
+    float32 and padding are ``missing``; every other value is the nearest float32 above ``missing``: whole numbers
+    beyond 2**24 and float64 are rounded, as the server has float32 alone.
 
     Args:
         events: A column for each branch of the layout.
@@ -98,7 +98,7 @@ def with_missing(
 def normalised(x: npt.NDArray[np.float32], transform: FeatureTransform, missing: float = MISSING) -> Features:
     """Features of raw vectors, by the kernel that makes those of events; ``missing`` counts padding too.
 
-    Values at or below the sentinel, NaN and infinite ones are missing.
+    Values at or below the sentinel, NaN, infinite ones and those whose features are beyond float32 are missing.
     """
     n, width = x.shape
     values = np.where(x > np.float32(missing), x, np.float32(np.nan)).T  # NaN is not above it either
@@ -115,6 +115,7 @@ def normalised(x: npt.NDArray[np.float32], transform: FeatureTransform, missing:
         matrix,
         mask,
     )
+    mask_overflow(matrix, mask, counts.missing, np.arange(width))
     starts = np.cumsum(dims) - dims
     of_branches = [int(counts.missing[start : start + dim].sum()) for start, dim in zip(starts, dims, strict=True)]
     return Features(matrix, mask, np.array(of_branches, np.int64), np.zeros(len(dims), np.int64))

@@ -157,11 +157,7 @@ class FeatureTransform:
             mask,
             rows=rows,
         )
-        # of finite values the sum is finite, or they are so large that each is looked at
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = bool(np.isfinite(matrix.sum(dtype=np.float32)))
-        if not finite:
-            _mask_overflow(matrix, mask, counts.missing, np.cumsum(dims) - dims)
+        mask_overflow(matrix, mask, counts.missing, np.cumsum(dims) - dims)
         if self.nan == "error" and counts.missing.any():
             worst = int(np.argmax(counts.missing))
             msg = (
@@ -197,13 +193,17 @@ class FeatureTransform:
         )
 
 
-def _mask_overflow(
+def mask_overflow(
     matrix: npt.NDArray[np.float32],
     mask: npt.NDArray[np.uint8],
     missing: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
 ) -> None:
     """Make what is beyond float32 once it is normalised missing, in place: no model is given NaN or infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # of finite values the sum is finite, or they are so large that each is looked at
+        if np.isfinite(matrix.sum(dtype=np.float32)):
+            return
     rows, columns = np.nonzero(~np.isfinite(matrix))
     matrix[rows, columns], mask[rows, columns] = 0, 0
     # of branches without columns, which begin where the next one does, none is counted

@@ -261,8 +261,13 @@ def _model(section: str) -> type[BaseModel] | None:
 
 
 def verbs() -> dict[str, Any]:
-    """The verbs' commands by name, in the order of the help."""
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    """The verbs' commands by name, in the order of the help; those of a group by both: ``runs list``."""
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = {}
+    for name in group.list_commands(typer.Context(group)):
+        verb = group.commands[name]
+        found |= {f"{name} {part}": one for part, one in getattr(verb, "commands", {}).items()} or {name: verb}
+    return found
 
 
 def verbs_page() -> str:

@@ -82,8 +82,8 @@ def takes_features(scores: Scores, missing: float) -> Graph:
 def takes_events(scores: Scores, transform: FeatureTransform, missing: float) -> Graph:
     """Takes values as they are in the file (:func:`mlaas_spark.raw.raw_vector`), and normalises, pads and masks.
 
-    The kernel's arithmetic: ``float32((float64(x) - center) * scale)``, 0 with mask 0 for what is NaN, infinite, or at
-    or below ``missing``.
+    The kernel's arithmetic: ``float32((float64(x) - center) * scale)``, 0 with mask 0 for what is NaN, infinite, at or
+    below ``missing``, or beyond float32 then.
     """
     import tensorflow as tf
 
@@ -93,6 +93,7 @@ def takes_events(scores: Scores, transform: FeatureTransform, missing: float) ->
     def graph(x: Any) -> Any:
         real = tf.logical_and(tf.math.is_finite(x), x > missing)
         matrix = tf.cast((_float64(x) - center) * scale, tf.float32)
+        real = tf.logical_and(real, tf.math.is_finite(matrix))
         return scores(tf.where(real, matrix, 0.0), tf.cast(real, tf.float32))
 
     return graph

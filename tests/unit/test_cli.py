@@ -172,7 +172,7 @@ def test_prediction_is_told_model_folder_and_what_is_kept_and_shows_drift(
     (tmp_path / "c.yaml").write_text("predict: {keep: [a], batch_size: 5}\n")
     seen = []
 
-    def look(config: Any, model: str, folder: str, _: object) -> Manifest:
+    def look(config: Any, model: str, folder: str, _: object, **__: object) -> Manifest:
         seen.append((config.predict.keep, config.predict.batch_size, model, folder))
         drift = {"Jet_pt": Drift(below=1, above=23_456), "MET": Drift(cut=7)}
         files = [DataFile(f"scores/{name}.parquet", 4, 10, ((0, 0, 5),), "d", drift=drift) for name in "ab"]
@@ -236,7 +236,7 @@ def test_convert_tells_what_was_left_out_and_why_and_where_the_parquet_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = converted([Omitted("T[1]", "objects of type T"), Omitted("a", "no type"), Omitted("b", "no type")])
-    monkeypatch.setattr(pipeline, "convert", lambda *_: made)
+    monkeypatch.setattr(pipeline, "convert", lambda *_, **__: made)
     assert main(["convert", "f.root", "--out", "out"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert {"Left out", "objects of type T 1 T[1]", "no type 2 a, b"} <= set(lines)
@@ -251,7 +251,7 @@ def test_convert_tells_which_branches_have_another_type_in_parquet(
         for name, dtype in (("h", "float16"), ("l", "list<float16>"), ("x", "bool"))
     ]
     made = dataclasses.replace(converted([]), schema=EventSchema.of(branches))
-    monkeypatch.setattr(pipeline, "convert", lambda *_: made)
+    monkeypatch.setattr(pipeline, "convert", lambda *_, **__: made)
     assert main(["convert", "f.root", "--out", "out"]) == 0
     assert "float16 is float32 in Parquet, with equal values: h, l\n" in capsys.readouterr().out
 
@@ -259,7 +259,7 @@ def test_convert_tells_which_branches_have_another_type_in_parquet(
 def test_convert_with_nothing_left_out_says_nothing_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "convert", lambda *_: converted([]))
+    monkeypatch.setattr(pipeline, "convert", lambda *_, **__: converted([]))
     assert main(["convert", "f.root", "--out", "out"]) == 0
     assert "Left out" not in capsys.readouterr().out
 
@@ -269,7 +269,7 @@ def test_very_many_that_were_left_out_are_counted(
 ) -> None:
     many = [Omitted(f"n{i:03}", "excluded") for i in range(300)]
     odd = [Omitted(f"m{i:03}", f"is in {i} but not in {i + 1}") for i in range(50)]
-    monkeypatch.setattr(pipeline, "convert", lambda *_: converted([*many, *odd]))
+    monkeypatch.setattr(pipeline, "convert", lambda *_, **__: converted([*many, *odd]))
     assert main(["convert", "f.root", "--out", "out"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "excluded 300 n000, n001, " in told

@@ -30,13 +30,13 @@ def test_import_starts_no_jvm_and_loads_no_heavy_library(module: str) -> None:
 
 PURE = [
     "config",
-    "fileset",
+    "filesets",
     "schema",
     "plan",
     "mixing",
     "selection",
     "layout",
-    "specs",
+    "branch_specs",
     "transform",
     "manifest",
     "storage",
@@ -57,4 +57,6 @@ def test_version_is_that_of_the_installed_package() -> None:
 
 
 def test_public_names_are_the_documented_ones() -> None:
-    assert mlaas_spark.__all__ == ["__version__", "register"]
+    assert mlaas_spark.__all__ == [
+        *("__version__", "chunks", "convert", "fileset", "predict", "register", "specs", "train"),
+    ]

@@ -17,7 +17,8 @@ RANDOM = np.random.default_rng(5)
 
 
 def _specs(**columns: Any) -> Specs:
-    batch = pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+    kinds = {name: pa.list_(pa.float64()) for name, values in columns.items() if isinstance(values[0], list)}
+    batch = pa.RecordBatch.from_pydict({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
     return Specs.of(batch, columns, columns)
 
 
