@@ -41,7 +41,9 @@ def _arrive(seed: int, scale: float = 1.0) -> None:
                 )
                 for kind in ("Jet", "Muon")
             }
-            file["Events"] = {**flat, "MET_pt": arrays["MET_pt"] * scale, **jagged}
+            content = {**flat, "MET_pt": arrays["MET_pt"] * scale, **jagged}
+            # what is assigned becomes an RNTuple, whose branches are not those of the files before
+            file.mktree("Events", {name: values.type.content for name, values in content.items()}).extend(content)
 
 
 @pytest.fixture
