@@ -160,11 +160,10 @@ def test_a_worse_model_does_not_come_into_service(night: Any) -> None:
     assert night("--set", "train.epochs=6").code == 0
     before = _in_service()
     Path("model.py").write_text(
-        "from keras import Sequential, layers\n"
+        "from keras import Sequential, layers, optimizers\n"
         "def model(idim):\n"
         "    network = Sequential([layers.Input((idim,)), layers.Dense(1, 'sigmoid', kernel_initializer='zeros')])\n"
-        "    network.compile('sgd', 'binary_crossentropy', metrics=['accuracy'])\n"
-        "    network.layers[0].trainable = False\n"
+        "    network.compile(optimizers.SGD(0.0), 'binary_crossentropy', metrics=['accuracy'])\n"  # learns nothing
         "    return network\n"
     )
     _arrive(3)
