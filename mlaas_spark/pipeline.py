@@ -1084,7 +1084,8 @@ def _run_digests(folder: Path, damaged: set[str]) -> dict[str, str]:
     if "config.yaml" not in damaged:
         found["config"] = resolve(read(folder / "config.yaml"), str(folder / "config.yaml")).digest()
     if "plan.json" not in damaged:
-        found["plan"] = Plan.from_json(json.loads((folder / "plan.json").read_bytes())).digest()
+        plan, _ = Plan.from_json(json.loads((folder / "plan.json").read_bytes())).by_content()  # as chunks have it
+        found["plan"] = plan.digest()
     if "specs.json" not in damaged:
         found["specs"] = _digest_of(SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json")))
     return found

@@ -209,6 +209,15 @@ class Plan:
             seen[r.file] += r.entries if r.events is None else r.events
         return ranks
 
+    def by_content(self) -> tuple[Self, dict[int, int]]:
+        """The plan with its files in an order that is of their content alone, and the new place of each."""
+        files = self.files
+        order = sorted(range(len(files)), key=lambda index: (files[index].uuid, files[index].tree, files[index].copy))
+        places = {old: new for new, old in enumerate(order)}
+        moved = (replace(entries, file=places[entries.file]) for entries in self.ranges)
+        ranges = tuple(sorted(moved, key=lambda entries: (entries.file, entries.start)))
+        return replace(self, files=tuple(files[old] for old in order), ranges=ranges), places
+
     def digest(self) -> str:
         """SHA-256 over what is read (key, entries, label, weight, schema), not paths, not how it is cut."""
         content = [

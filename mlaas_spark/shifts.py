@@ -3,7 +3,8 @@
 PSI is the population stability index, sum over bins of (q - p) ln(q / p), in ten bins of equal content in training
 (Siddiqi, Credit Risk Scorecards, 2006); KS the largest distance of the two cumulative distributions. Both count only
 where chance is ruled out: n m / (n + m) PSI is chi-squared distributed, with a degree of freedom less than there are
-bins (Yurdakul, Statistical Properties of PSI, 2018), and the p-value of KS is Kolmogorov's. Pure.
+bins (Yurdakul, Statistical Properties of PSI, 2018), and the p-value of KS is Kolmogorov's. Longer lists count where
+chance is ruled out too, or where they are twice as long. Pure.
 """
 
 from __future__ import annotations
@@ -108,8 +109,19 @@ def _shift(branch: str, of: str, counts: Counts, before: BranchStats, after: Bra
     worries = [f"PSI {psi:.2f} > {limits.psi:g}"] if psi > limits.psi else []
     worries += [f"KS {ks:.2f} > {limits.ks:g}"] if ks > limits.ks else []
     worries += [f"missing +{missing:.1%}"] if missing > limits.missing else []
-    worries += [f"longest list {longest[1]}, was {longest[0]}"] if not values and longest[1] > longest[0] else []
+    worries += [f"longest list {longest[1]}, was {longest[0]}"] if not values and _longer(counts, *longest) else []
     return Shift(branch, of, psi, ks, missing, longest, tuple(worries))
+
+
+def _longer(counts: Counts, before: int, after: int) -> bool:
+    """Whether lists are twice as long as ever before, or more events have longer ones than chance explains.
+
+    More events have a longer longest list: of equal ones the k longest are all new with less than (m / (n + m))^k.
+    """
+    if after > 2 * before:
+        return True
+    events = counts.sum(axis=0)
+    return bool((events[1] / events.sum()) ** counts[before + 1 :, 1].sum() < _CHANCE)
 
 
 def _missing(stats: BranchStats) -> float:

@@ -64,6 +64,7 @@ class UserFile:
             msg = f"{self.path} cannot be loaded as a Python module"
             raise error(msg)
         module = importlib.util.module_from_spec(spec)
+        module.__file__ = self.path  # by which it finds files that lie beside it
         with self.neighbours(), _known(module):
             try:
                 loader.exec_module(module)

@@ -189,7 +189,8 @@ def _show_advice(advice: Advice) -> None:
         show.line("nothing is to be changed")
         return
     show.line("# to paste into the config; duplicates are told by their statistics, without reading events again")
-    show.line(text.rstrip())
+    for line in text.splitlines():
+        show.line(line)
 
 
 def _percent(share: float) -> str:

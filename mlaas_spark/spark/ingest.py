@@ -231,12 +231,7 @@ class Events:
 
     def by_content(self) -> Events:
         """The same events with the files in an order that is of their content alone, whatever they are called."""
-        files = self.plan.files
-        order = sorted(range(len(files)), key=lambda index: (files[index].uuid, files[index].tree, files[index].copy))
-        places = {old: new for new, old in enumerate(order)}
-        moved = (dataclasses.replace(entries, file=places[entries.file]) for entries in self.plan.ranges)
-        ranges = tuple(sorted(moved, key=lambda entries: (entries.file, entries.start)))
-        plan = dataclasses.replace(self.plan, files=tuple(files[old] for old in order), ranges=ranges)
+        plan, places = self.plan.by_content()
         return dataclasses.replace(self, plan=plan, source=self.source.reordered(places))
 
     def with_ranges(self, ranges: tuple[EntryRange, ...]) -> Events:

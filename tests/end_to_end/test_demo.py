@@ -128,6 +128,8 @@ def test_run_folder_has_every_file_and_they_agree(submitted: tuple[Path, str]) -
 
 def test_bundle_serves_the_models_scores_and_can_be_written_again(submitted: tuple[Path, str], run: Command) -> None:
     folder = run_folder(submitted[0])
+    verified = run("verify", str(folder))
+    assert verified.code == 0, verified.out
     archives = sorted((folder / "bundle").glob("*.tar.gz"))
     checked = [run("serve-check", str(archive), "--json") for archive in archives]
     assert [outcome.code for outcome in checked] == [0, 0]

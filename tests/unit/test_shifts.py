@@ -58,6 +58,18 @@ def test_missing_values_and_longer_lists_are_worries_of_their_own() -> None:
     assert "longest list 5, was 2" in found["y"]
 
 
+def test_the_longest_list_may_grow_with_the_events_and_not_by_many_of_them() -> None:
+    training = _specs(y=[[1.0]] * 500 + [[1.0] * 7] * 500)
+    by_chance = _specs(y=[[1.0]] * 500 + [[1.0] * 7] * 497 + [[1.0] * 8] * 3)
+    assert not worrying(between(training, by_chance, Limits()))
+    grown = _specs(y=[[1.0]] * 500 + [[1.0] * 7] * 480 + [[1.0] * 8] * 20)
+    assert worrying(between(training, grown, Limits())) == {"y": ("longest list 8, was 7",)}
+    # the same few events are more than chance beside many before them
+    few = _specs(y=[[1.0] * 8] * 3)
+    many = _specs(y=[[1.0] * 7] * 1_000)
+    assert "longest list 8, was 7" in worrying(between(many, few, Limits()))["y"]
+
+
 def test_how_many_values_events_have_is_compared_too() -> None:
     training = _specs(y=[[1.0]] * 500 + [[1.0, 1.0]] * 500)
     new = _specs(y=[[1.0]] * 900 + [[1.0, 1.0]] * 100)

@@ -71,6 +71,11 @@ def test_syntax_error_in_a_neighbour_names_the_neighbour(tmp_path: Path) -> None
         file.function("model", ModelContractError)
 
 
+def test_a_file_knows_where_it_lies(tmp_path: Path) -> None:
+    file = write(tmp_path, "from pathlib import Path\ndef model(idim):\n    return Path(__file__).parent\n")
+    assert file.function("model", ModelContractError)(1) == tmp_path
+
+
 def test_neighbours_can_be_imported_and_the_path_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "neighbour_of_model.py").write_text("def layers():\n    return 7\n")
     monkeypatch.delitem(sys.modules, "neighbour_of_model", raising=False)
