@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,11 +59,18 @@ def processes() -> Iterator[Processes]:
     command = [sys.executable, "-m", "tests.cluster.faults.steps"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(  # noqa: S603 - our own interpreter and script
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
     ) as server:
-        yield Processes(server)
-        assert server.stdin is not None
-        server.stdin.close()
+        try:
+            yield Processes(server)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)  # those too that a failed test has left stopped
 
 
 @pytest.fixture
