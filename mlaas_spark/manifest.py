@@ -608,9 +608,10 @@ def clean(staging: Staging) -> None:
 
 
 def _remove_staging(folder: str, url: str) -> None:
-    for name in storage.children(url):
-        if not is_lease(name):
-            storage.remove(storage.join(url, name))
+    with suppress(FileNotFoundError):  # another writer, who has completed the same version, removes it too
+        for name in storage.children(url):
+            if not is_lease(name):
+                storage.remove(storage.join(url, name))
     storage.remove(url)
     storage.remove_empty(storage.join(folder, STAGING))
 
