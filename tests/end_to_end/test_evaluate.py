@@ -64,7 +64,7 @@ def test_a_run_has_weighted_metrics_and_plots_and_shows_them(trained: str) -> No
     assert len(metrics["learning_curves"]["fits"]) == 2
     assert {path.stem for path in (Path(trained) / "plots").glob("*.png")} == PLOTS
     page = (Path(trained) / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(PLOTS)
+    assert page.count("data:image/svg+xml;base64,") == len(PLOTS)
     assert "1 (Higgs)" in page
 
 

@@ -215,6 +215,7 @@ def finished(out: Path) -> set[int]:
     }
 
 
+@pytest.mark.soak
 def test_speculation_slow_tasks_and_duplicate_attempts_make_no_difference(
     content: dict[str, Any], expected: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
