@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=soaking)
     # with -n the tests of a folder share a process, where they share a Spark session and servers
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(_TESTS).parts[0]))
+        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS).parent)))
 
 
 @pytest.fixture(scope="session")
