@@ -903,9 +903,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Finished:
-    """A run that is done, opened to be judged."""
+    """A run that is done, opened to be judged or exported."""
 
     config: Config
+    specs: SpecsFile
     transform: FeatureTransform
     model: Any
 
@@ -918,7 +919,7 @@ class _Finished:
         config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
         made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
         model = load_saved_model(folder / "model.keras", _model_file(run, config, settings))
-        return cls(config, FeatureTransform.of(made.specs, config.features), model)
+        return cls(config, made, FeatureTransform.of(made.specs, config.features), model)
 
     def stream(self, chunks: str) -> ChunkStream:
         """The events of a chunk data set as its model takes them."""
@@ -1144,8 +1145,6 @@ def export(run: str, destination: str | None, journal: Journal, settings: Sequen
         ExportError: The folder is no run, or a bundle cannot be written.
         ConfigError: A setting that cannot be.
     """
-    from mlaas_spark.config import override, read, resolve
-
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, "bundle")
     if not {"run.json", "model.keras"} <= set(storage.children(place)):
@@ -1154,27 +1153,26 @@ def export(run: str, destination: str | None, journal: Journal, settings: Sequen
     from mlaas_spark.ml.bundle import write_bundles
     from mlaas_spark.ml.card import Origin
     from mlaas_spark.ml.inputs import InputLayout
-    from mlaas_spark.ml.model import load_saved_model
-    from mlaas_spark.ml.stream import ChunkStream
 
     with storage.local_copy(place) as folder, storage.local_place(target) as bundles:
-        config = resolve(override(read(folder / "config.yaml"), settings), str(folder / "config.yaml"))
-        made = SpecsFile.loads((folder / "specs.json").read_bytes(), str(folder / "specs.json"))
-        transform = FeatureTransform.of(made.specs, config.features)
+        finished = _Finished.read(place, folder, settings)
         told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         origin = Origin(
-            ranges=made.specs.ranges,
+            ranges=finished.specs.specs.ranges,
             trained=told["started"],
             config=told["digests"]["config"],
             metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
             versions=told["versions"],
         )
         with journal.stage("export"):
-            stream = ChunkStream.open(told["chunks"], transform, config.train.batch_size, config.train.threads)
-            model = load_saved_model(folder / "model.keras", _model_file(place, config, settings))
-            inputs = InputLayout.of(transform, config.train.inputs)
             written = write_bundles(
-                model, stream, config.export, _digest_of(made), bundles, origin=origin, inputs=inputs
+                finished.model,
+                finished.stream(told["chunks"]),
+                finished.config.export,
+                _digest_of(finished.specs),
+                bundles,
+                origin=origin,
+                inputs=InputLayout.of(finished.transform, finished.config.train.inputs),
             )
     archives = {kind: storage.join(target, bundle.archive.name) for kind, bundle in written.items()}
     if storage.local_path(target) is None:
