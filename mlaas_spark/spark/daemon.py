@@ -58,7 +58,25 @@ def promptly(work: Callable[[IO[bytes], IO[bytes]], None]) -> Callable[[IO[bytes
     return prompt
 
 
+def quietly(worker: Callable[[socket.socket, bool], int]) -> Callable[..., int]:
+    """The worker, which ends without a traceback where the JVM has gone before it gave its secret.
+
+    So it does when a job has failed while the worker was being born.
+    """
+
+    def quiet(connection: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - as Spark's daemon calls it
+        try:
+            return worker(connection, authenticated)
+        except (EOFError, ConnectionError):
+            if authenticated:
+                raise
+            return 1
+
+    return quiet
+
+
 if __name__ == "__main__":
     daemon.worker_main = promptly(daemon.worker_main)
+    daemon.worker = quietly(daemon.worker)
     gc.freeze()  # what is here is no garbage: no worker looks it through, nor copies its pages by doing so
     daemon.manager()  # type: ignore[no-untyped-call] # of pyspark

@@ -113,6 +113,8 @@ def test_two_workers_go_through_what_one_does_with_the_same_batches(weighted: Ch
 def test_a_killed_worker_is_named_and_resumed_it_ends_as_if_nobody_had_been(weighted: Chunks, tmp_path: Path) -> None:
     # a batch of 97 in 3 shards on 2 workers: the last batches are short, or none of a worker's
     given = {**SETTINGS, "shards": 3, "batch_size": 97, "mode": "chunks", "epochs": 12}
+    to_the_last_epoch = {"EarlyStopping": {"patience": 24, "restore_best_weights": True}}
+    given["callbacks"] = [SETTINGS["callbacks"][0], to_the_last_epoch]
     settings = config(**given, workers=2)
     whole = trained(weighted, write_model(tmp_path / "whole", parts=NORMALISED), settings)
     assert len(whole.history.rows) == 24

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from mlaas_spark.spark.daemon import promptly
+from mlaas_spark.spark.daemon import promptly, quietly
 from mlaas_spark.spark.session import gathered, spread
 
 if TYPE_CHECKING:
@@ -80,3 +80,15 @@ def test_what_has_come_is_acknowledged_before_more_is_waited_for(
     with os.fdopen(os.dup(worker.fileno()), "rb") as received, os.fdopen(os.dup(worker.fileno()), "wb") as sent:
         promptly(work)(received, sent)
     assert at_work == [1]
+
+
+@pytest.mark.parametrize("gone", [EOFError, ConnectionResetError])
+def test_a_worker_that_the_jvm_leaves_ends_without_a_word_only_before_it_has_work(
+    gone: type[Exception], connected: tuple[socket.socket, socket.socket]
+) -> None:
+    def work(_: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - as Spark's daemon calls it
+        raise gone(authenticated)
+
+    assert quietly(work)(connected[1], authenticated=False) == 1
+    with pytest.raises(gone):
+        quietly(work)(connected[1], authenticated=True)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from mlaas_spark.spark.predict import PredictRequest, predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
+    from pyspark.sql import SparkSession
 
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
@@ -344,8 +345,15 @@ class Counted:
 
 
 def test_the_model_crosses_once_to_each_worker(
-    opened: Callable[..., Events], sample: Sample, transform: FeatureTransform, tmp_path: Path
+    opened: Callable[..., Events],
+    sample: Sample,
+    transform: FeatureTransform,
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # the scorer's class is of this module, which workers do not find of themselves
+    monkeypatch.setitem(spark.sparkContext.environment, "PYTHONPATH", str(Path(__file__).parents[2]))
     request = dataclasses.replace(request_of(transform), scorer=Counted(tmp_path))
     predict(opened(sample.paths(), 100), request, str(tmp_path / "out"))
     times = {path.name: len(path.read_text()) for path in tmp_path.glob("*-*")}
