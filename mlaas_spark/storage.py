@@ -49,6 +49,9 @@ _WAITS = (0.5, 1.0, 2.0)  # seconds between tries to reach a server
 _SAMPLE = 1 << 20  # bytes of head and tail that identify a file
 _COPIED = 1 << 22  # bytes of a file in memory while it is copied
 _TRIES = 10  # where another process removes folders as this one makes them
+_VANISHED = (FileNotFoundError, FileExistsError)
+"""What making a folder ends in where another process removes it, or the empty one above it, at the same moment:
+``exist_ok`` finds that it is there, and then that it is no folder."""
 
 
 @contextmanager
@@ -343,7 +346,7 @@ def make_folder(url: str) -> None:
     """Make a folder and those above it; one that is there stays."""
     fs, path = _filesystem(url)
     for _ in range(_TRIES):
-        with suppress(FileNotFoundError):  # one above it was empty, and another process has removed it meanwhile
+        with suppress(*_VANISHED):
             fs.makedirs(path, exist_ok=True)
             return
     fs.makedirs(path, exist_ok=True)
@@ -630,7 +633,7 @@ def _write(url: str, content: bytes) -> None:
 def _made(path: Path) -> BinaryIO:
     """A new file, open, in a folder that is made; again if another process has removed the empty folder meanwhile."""
     for _ in range(_TRIES):
-        with suppress(FileNotFoundError):
+        with suppress(*_VANISHED):
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
     path.parent.mkdir(parents=True, exist_ok=True)

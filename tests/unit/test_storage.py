@@ -358,3 +358,29 @@ def test_mapped_file_is_read_at_random(tmp_path: Path) -> None:
     with storage.open_mapped(str(tmp_path / "x.bin")) as file:
         file.seek(40)
         assert file.read(3) == bytes([40, 41, 42])
+
+
+def test_a_folder_that_another_process_removes_as_it_is_found_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = os.mkdir
+    removed: list[Path] = []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if Path(path) not in removed:  # it was there, and is no longer when it is looked at
+            removed.append(Path(path))
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        made(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    storage.write_atomic(f"{tmp_path}/set/manifest.json", b"{}", f"{tmp_path}/set/staging")
+    storage.make_folder(f"{tmp_path}/other")
+    assert {tmp_path / "set" / "staging", tmp_path / "other"} <= {*removed}
+    assert (tmp_path / "set" / "manifest.json").read_bytes() == b"{}"
+    assert (tmp_path / "other").is_dir()
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("")
+    with pytest.raises(UnwritableOutputError, match=r"set/manifest\.json"):
+        storage.write_atomic(f"{tmp_path}/set/manifest.json", b"{}")
