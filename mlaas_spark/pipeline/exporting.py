@@ -6,9 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from mlaas_spark import storage
-from mlaas_spark.errors import ExportError
 from mlaas_spark.pipeline import serving
-from mlaas_spark.pipeline.trained import Trained
+from mlaas_spark.pipeline.trained import Trained, check_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +28,12 @@ def export(run: str, destination: str | None, journal: Journal, settings: Sequen
         Their tars by what they take, ``raw`` or ``features``.
 
     Raises:
-        ExportError: The folder is no run, or a bundle cannot be written.
-        ConfigError: A setting that cannot be.
+        ConfigError: The folder is no run, or a setting that cannot be.
+        ExportError: A bundle cannot be written.
     """
     place = storage.absolute(run)
     target = storage.absolute(destination) if destination else storage.join(place, "bundle")
-    if not {"run.json", "model.keras"} <= set(storage.children(place)):
-        msg = f"{run} is no run folder: it has no run.json and model.keras; see mlaas-spark train"
-        raise ExportError(msg)
+    check_run(run)
     from mlaas_spark.ml.card import Origin
 
     with storage.local_copy(place) as folder, storage.local_place(target) as bundles:
