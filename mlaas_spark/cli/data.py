@@ -84,11 +84,8 @@ def convert(
     from mlaas_spark import pipeline
     from mlaas_spark.schema import HALF
 
-    mapping = content(context)
     options = {"compression": compression, "sort_keys": sort_keys, "target_size": target_size}
-    given = {key: value for key, value in options.items() if value}
-    mapping = {**mapping, "convert": {**(mapping.get("convert") or {}), **given}} if given else mapping
-    config, told = resolved(context, mapping), journal(context)
+    config, told = resolved(context, content(context, convert=options)), journal(context)
     if context.params["dry_run"]:
         dry.tell(config, told, [out], as_json=as_json)
         return

@@ -218,24 +218,50 @@ def _parameter(name: str, kind: Any) -> inspect.Parameter:
 
 
 def given(context: typer.Context) -> dict[str, Any]:
-    """The keys of the section ``input`` that the command line gives; 0 is given, what is empty or false is not."""
-    params = ((key, context.params.get(key)) for key in _INPUT)
-    return {key: value for key, value in params if value or (value == 0 and value is not False)}
+    """The keys of the section ``input`` that the command line gives."""
+    return _given({key: context.params.get(key) for key in _INPUT})
 
 
-def content(context: typer.Context) -> dict[str, Any]:
-    """The config file's mapping with the options of the command line put in."""
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are given: 0 is, what is empty or false is not."""
+    return {key: value for key, value in options.items() if value or (value == 0 and value is not False)}
+
+
+def content(context: typer.Context, **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The config file's mapping with the options of the command line put in.
+
+    Args:
+        context: Of the verb.
+        sections: What the verb's own options are in the config, by section and key; None and "" are not given.
+
+    Raises:
+        ConfigError: The file has something else in the place of a section.
+    """
+    read, options = _read(context), given(context)
+    if options.keys() & _SOURCES and isinstance(named := read.get("input"), dict):
+        read = {**read, "input": {key: value for key, value in named.items() if key not in _SOURCES}}
+    return _put(context, read, {"input": options, **sections})
+
+
+def _read(context: typer.Context) -> dict[str, Any]:
+    """The mapping of the config file; {} without one."""
     from mlaas_spark import config as configs
 
     path = context.params.get("config")
-    read, options = (configs.read(path) if path else {}), given(context)
-    section = read.get("input") or {}
-    if options and not isinstance(section, dict):
-        msg = f"{path}: input is a {type(section).__name__}, not a section"
-        raise ConfigError(msg)
-    if options.keys() & _SOURCES:
-        section = {key: value for key, value in section.items() if key not in _SOURCES}
-    return {**read, "input": {**section, **options}} if options else read
+    return configs.read(path) if path else {}
+
+
+def _put(context: typer.Context, read: dict[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A mapping with the options put into its sections."""
+    for name, options in sections.items():
+        if not (known := _given(options)):
+            continue
+        section = read.get(name) or {}
+        if not isinstance(section, dict):
+            msg = f"{context.params.get('config')}: {name} is a {type(section).__name__}, not a section"
+            raise ConfigError(msg)
+        read = {**read, name: {**section, **known}}
+    return read
 
 
 def resolved(context: typer.Context, mapping: dict[str, Any] | None = None) -> Config:
@@ -249,16 +275,9 @@ def resolved(context: typer.Context, mapping: dict[str, Any] | None = None) -> C
 
 def serving(context: typer.Context) -> Config:
     """The config of a verb that speaks to a server."""
-    from mlaas_spark import config as configs
-
-    path = context.params.get("config")
-    read = configs.read(path) if path else {}
-    options = {key: str(value) for key in _SERVE if (value := context.params.get(key)) is not None}
-    section = read.get("serve") or {}
-    if not isinstance(section, dict):
-        msg = f"{path}: serve is a {type(section).__name__}, not a section"
-        raise ConfigError(msg)
-    return resolved(context, {**read, "serve": {**section, **options}})
+    paths = {key: context.params.get(key) for key in _SERVE}
+    options = {key: str(value) for key, value in paths.items() if value is not None}
+    return resolved(context, _put(context, _read(context), {"serve": options}))
 
 
 def journal(context: typer.Context | None = None) -> Journal:

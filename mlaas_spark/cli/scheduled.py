@@ -105,10 +105,7 @@ def retrain(
     from mlaas_spark import retrain as retraining
     from mlaas_spark import shifts, storage
 
-    mapping = content(context)
-    if drift:
-        mapping = {**mapping, "retrain": {**(mapping.get("retrain") or {}), "drift": drift}}
-    config, told = resolved(context, mapping), journal(context)
+    config, told = resolved(context, content(context, retrain={"drift": drift})), journal(context)
     if context.params["dry_run"]:
         dry.tell(config, told, [storage.join(config.runs, config.name)], as_json=as_json)
         return

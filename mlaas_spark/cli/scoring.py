@@ -78,11 +78,8 @@ def predict(
     if (model and not model.endswith(".keras")) or (specs_file and not model):
         msg = "--model takes a .keras file, and --specs goes with it; a run and a bundle have specs of their own"
         raise ConfigError(msg)
-    mapping = content(context)
-    if specs_file:
-        mapping = {**mapping, "features": {**(mapping.get("features") or {}), "specs": specs_file}}
-    asked = {key: value for key, value in (("keep", keep), ("beside", beside), ("format", out_format)) if value}
-    mapping = {**mapping, "predict": {**(mapping.get("predict") or {}), **asked}} if asked else mapping
+    asked = {"keep": keep, "beside": beside, "format": out_format}
+    mapping = content(context, features={"specs": specs_file}, predict=asked)
     config, told = resolved(context, mapping), journal(context)
     if context.params["dry_run"]:
         dry.tell(config, told, [out], as_json=as_json)

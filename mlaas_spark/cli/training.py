@@ -76,11 +76,7 @@ def train(
         if labels or params or dtype:
             msg = "--labels, --params and --dtype go with --files; with a config give groups with labels, or --label"
             raise ConfigError(msg)
-        mapping = content(context)
-        section = dict(mapping.get("train") or {})
-        mapping = {**mapping, "train": {**section, "model": model}} if model else mapping
-        if specs_file:
-            mapping = {**mapping, "features": {**(mapping.get("features") or {}), "specs": specs_file}}
+        mapping = content(context, train={"model": model}, features={"specs": specs_file})
         if fout:
             where, save_as = mlaas4hep.place(fout)
             mapping = {**mapping, **where}

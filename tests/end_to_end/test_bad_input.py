@@ -413,7 +413,7 @@ def test_bundle_that_is_none_is_refused(run: Command, tmp_path: Path) -> None:
 
 def test_folder_that_is_no_run_is_refused(run: Command, tmp_path: Path) -> None:
     outcome = run("export", str(tmp_path))
-    assert outcome.code == 6
+    assert outcome.code == 2
     assert "is no run folder" in outcome.err
 
 

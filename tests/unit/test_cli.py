@@ -166,6 +166,23 @@ def test_files_on_the_command_line_replace_the_groups_of_the_config(
     assert (seen[0].files, seen[0].groups) == (("y.root",), ())
 
 
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("input", ["convert", "x.root", "--out", "o"]),
+        ("convert", ["convert", "--compression", "zstd", "--out", "o"]),
+        ("features", ["predict", "--model", "m.keras", "--specs", "s.json", "--out", "o"]),
+        ("serve", ["models", "--url", "http://host:1"]),
+    ],
+)
+def test_value_in_the_place_of_a_section_is_named_with_its_file(
+    section: str, line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"{section}: 3\n")
+    assert main([*line, "--config", str(tmp_path / "c.yaml")]) == 2
+    assert f"c.yaml: {section} is a int, not a section" in capsys.readouterr().err
+
+
 def test_prediction_is_told_model_folder_and_what_is_kept_and_shows_drift(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
