@@ -10,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,9 +18,11 @@ import pytest
 import uproot
 
 from mlaas_spark import demo
+from tests.cluster.processes import executors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 
@@ -191,26 +191,6 @@ def test_specs_cover_the_sample(answers: dict[str, dict[str, Any]]) -> None:
     specs = json.loads(answers["local-cluster[2,1,1024]"]["specs"])
     assert specs["events"]["total"] == 3_000
     assert specs["mlaas_spark"]["branches"]["Jet_pt"]["count"] > 3_000
-
-
-def below(process: int) -> Iterator[int]:
-    """The process and all that it has started, by Linux' own account of them."""
-    yield process
-    with suppress(OSError):  # it may end while we look
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            for child in children.read_text().split():
-                yield from below(int(child))
-
-
-def executors(process: int) -> list[int]:
-    """Executor JVMs that a driver has started."""
-    found = []
-    for pid in below(process):
-        with suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"org.apache.spark.executor.CoarseGrainedExecutorBackend" in words and words[0].endswith(b"java"):
-                found.append(pid)
-    return found
 
 
 def test_executor_that_is_killed_while_it_writes_changes_nothing(

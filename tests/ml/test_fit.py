@@ -14,6 +14,7 @@ from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import fit
 from mlaas_spark.ml.inputs import InputLayout
 from mlaas_spark.ml.model import load_user_model, run_model_file
+from tests.ml.trainings import Killed, config, keeper_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,20 +35,12 @@ def model(idim):
 """
 
 
-def config(**settings: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"epochs": 3, "batch_size": 16, "threads": 1, **settings})
-
-
 def weights_of(model: Any) -> list[Any]:
     return list(model.get_weights())
 
 
 def equal(one: list[Any], other: list[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-class Killed(BaseException):
-    """As a process that dies: nothing catches it."""
 
 
 def trained(
@@ -64,17 +57,8 @@ def trained(
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             learned.append((batch, logs["loss"]))
 
-    keeper = Keeper.of(str(folder), {"data": "x"}, settings.checkpoint, resume=resume)
+    keeper = keeper_of(folder, settings, die_at, resume=resume)
     called = [*making.of_config(settings.callbacks, folder), Watch()]
-    if die_at is not None:
-        keep = keeper.keep
-
-        def dying(position: Any, rows: Any, state: Any) -> None:
-            keep(position, rows, state)
-            if position.step >= die_at:
-                raise Killed
-
-        keeper.keep = dying  # type: ignore[method-assign] # the test's own death
     history = fit(model, stream, settings, callbacks=called, keeper=keeper)
     return weights_of(model), learned, history
 

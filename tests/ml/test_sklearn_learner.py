@@ -11,22 +11,19 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss
 
-from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ConfigError, ExportError, ModelContractError
 from mlaas_spark.ml import rebuilt
 from mlaas_spark.ml.callbacks import of_config, of_training
-from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import check_answers, fit
 from mlaas_spark.ml.inputs import InputLayout
-from mlaas_spark.ml.model import load_user_model
 from mlaas_spark.usercode import UserFile
 from tests.ml.conftest import three_chunks, write_chunks
+from tests.ml.trainings import Killed, config, loaded, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlaas_spark.ml.train import History
     from tests.ml.conftest import Chunks, MakeChunks
 
     ModelFile = Callable[[str], Path]
@@ -76,14 +73,6 @@ TWO_TARGETS = [
 ]
 
 
-class Killed(BaseException):
-    """As a process that dies: nothing catches it."""
-
-
-def config(**settings: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"epochs": 3, "batch_size": 16, "threads": 1, **settings})
-
-
 @pytest.fixture(scope="module")
 def of_classes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Chunks]:
     """Chunks of so many classes."""
@@ -101,30 +90,6 @@ def of_targets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Chun
             event |= {"label": 3.0 * event["nJet"] - 1, **({"second": -1.0 * event["nJet"]} if n == 2 else {})}
         made[n] = write_chunks(tmp_path_factory.mktemp("targets") / str(n), events, targets=n)
     return made.__getitem__
-
-
-def loaded(path: Path, chunks: Chunks, settings: TrainConfig | None = None) -> Any:
-    settings = settings or config()
-    return load_user_model(path, InputLayout.of(chunks.transform, settings.inputs), settings, seed=settings.seed)
-
-
-def trained(
-    chunks: Chunks, path: Path, settings: TrainConfig, folder: Path, die_at: int | None = None, *, resume: bool = False
-) -> tuple[Any, History]:
-    model = loaded(path, chunks, settings)
-    keeper = Keeper.of(str(folder), {"data": "x"}, settings.checkpoint, resume=resume)
-    if die_at is not None:
-        keep = keeper.keep
-
-        def dying(position: Any, rows: Any, state: Any) -> None:
-            keep(position, rows, state)
-            if position.step >= die_at:
-                raise Killed
-
-        keeper.keep = dying  # type: ignore[method-assign] # the test's own death
-    return model, fit(
-        model, chunks.stream(threads=1), settings, callbacks=of_config(settings.callbacks, folder, model), keeper=keeper
-    )
 
 
 def plain_loop(

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ExportError, ModelContractError
 from mlaas_spark.ml import rebuilt
-from mlaas_spark.ml.callbacks import of_config
-from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.fit import fit
-from mlaas_spark.ml.inputs import InputLayout
-from mlaas_spark.ml.model import load_user_model
 from tests.ml.conftest import three_chunks, write_chunks
+from tests.ml.trainings import Killed, config, loaded, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlaas_spark.ml.train import History
     from tests.ml.conftest import Chunks, MakeChunks
 
     ModelFile = Callable[[str], Path]
@@ -96,38 +91,8 @@ JAGGED = "nn.Sequential(JaggedArrayLinear(idim, 5), nn.ReLU(), nn.Linear(5, 1))"
 LOGITS = {"loss": "BCEWithLogitsLoss", "optimizer": {"Adam": {"lr": 0.01}}}
 
 
-class Killed(BaseException):
-    """As a process that dies: nothing catches it."""
-
-
-def config(**settings: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"epochs": 3, "batch_size": 16, "threads": 1, **settings})
-
-
 def text(module: str, more: str = "", arguments: str = "idim") -> str:
     return FILE.format(module=module, more=more, arguments=arguments)
-
-
-def loaded(path: Path, chunks: Chunks, settings: TrainConfig) -> Any:
-    return load_user_model(path, InputLayout.of(chunks.transform, settings.inputs), settings, seed=settings.seed)
-
-
-def trained(
-    chunks: Chunks, path: Path, settings: TrainConfig, folder: Path, die_at: int | None = None, *, resume: bool = False
-) -> tuple[Any, History]:
-    model = loaded(path, chunks, settings)
-    keeper = Keeper.of(str(folder), {"data": "x"}, settings.checkpoint, resume=resume)
-    if die_at is not None:
-        keep = keeper.keep
-
-        def dying(position: Any, rows: Any, state: Any) -> None:
-            keep(position, rows, state)
-            if position.step >= die_at:
-                raise Killed
-
-        keeper.keep = dying  # type: ignore[method-assign] # the test's own death
-    called = of_config(settings.callbacks, folder, model)
-    return model, fit(model, chunks.stream(threads=1), settings, callbacks=called, keeper=keeper)
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,14 @@ from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from types import ModuleType
 
     import numpy.typing as npt
     from pyspark.sql import DataFrame, SparkSession
+
+    CrashAt = Callable[[ModuleType, str], AbstractContextManager[None]]
 
 TREE = "Events"
 KEYS = ("run", "luminosityBlock", "event")
@@ -207,6 +212,23 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Three files of 700, 450 and 130 events in clusters of 100, 64 and 130; nobody changes them."""
     files = tuple(tuple(events_of(n, run=i + 1, seed=i)) for i, n in enumerate((700, 450, 130)))
     return Sample(tmp_path_factory.mktemp("sample"), files, (100, 64, 130))
+
+
+@pytest.fixture(scope="session")
+def crash_at() -> CrashAt:
+    """A block ``with`` it, of a module and the name of a function there, dies where it calls that, as it must."""
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def crash(module: ModuleType, function: str) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(module, function, die)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return crash
 
 
 @pytest.fixture(scope="session")

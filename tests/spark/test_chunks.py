@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
     from mlaas_spark.transform import FeatureTransform
-    from tests.spark.conftest import Ended, Event, Sample
+    from tests.spark.conftest import CrashAt, Ended, Event, Sample
 
 Row = dict[str, Any]
 FEATURES = ["Ele_pt", "Jet_eta", "Jet_id", "Jet_pt", "MET_pt", "MET_sum", "const", "flag", "nEle_pt", "nJet"]
@@ -480,13 +480,11 @@ def test_crash_before_the_manifest_leaves_work_that_a_rerun_uses(
     built: tuple[Path, Manifest],
     request_of: Callable[..., ChunkRequest],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
 ) -> None:
     folder = tmp_path / "c"
-    with monkeypatch.context() as patched:
-        patched.setattr(chunks, "commit", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            build(events, request_of(), str(folder))
+    with crash_at(chunks, "commit"):
+        build(events, request_of(), str(folder))
     assert not (folder / "manifest.json").exists()
     with pytest.raises(ChunkError, match=r"no manifest\.json"):
         manifests.read(str(folder))
@@ -497,24 +495,18 @@ def test_crash_before_the_manifest_leaves_work_that_a_rerun_uses(
     assert {inode for name, (inode, _) in snapshot(folder).items() if name.endswith(".parquet")} == staged
 
 
-def _crash(*_: Any) -> Manifest:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("layout", ["compact", "dense"])
 def test_rerun_does_only_the_tasks_that_had_not_finished(
     events: Events,
     request_of: Callable[..., ChunkRequest],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
     layout: str,
 ) -> None:
     whole = build(events, request_of(layout=layout), str(tmp_path / "whole"))
     folder = tmp_path / "c"
-    with monkeypatch.context() as patched:
-        patched.setattr(chunks, "commit", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            build(events, request_of(layout=layout), str(folder))
+    with crash_at(chunks, "commit"):
+        build(events, request_of(layout=layout), str(folder))
     # as if it had crashed before the last task of the first stage, and of the second one where there is one
     (ledger,) = (folder / "_staging").glob("*/ledger")
     unfinished = [ledger / "part-000002.json", *sorted(ledger.glob("dense-000002-*"))]
@@ -539,7 +531,7 @@ def test_rerun_that_cuts_the_files_elsewhere_loses_no_event(
     built: tuple[Path, Manifest],
     request_of: Callable[..., ChunkRequest],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
 ) -> None:
     """What a first attempt has put aside for ranges of 100 events does not pass for the ranges of a second."""
     folder = tmp_path / "c"
@@ -547,10 +539,8 @@ def test_rerun_that_cuts_the_files_elsewhere_loses_no_event(
     def events(events_per_task: int) -> Events:
         return opened(sample.paths(), events_per_task, labels=LABELS, weights=[1.0, 2.0, 0.5])
 
-    with monkeypatch.context() as patched:
-        patched.setattr(chunks, "commit", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            build(events(1), request_of(), str(folder))
+    with crash_at(chunks, "commit"):
+        build(events(1), request_of(), str(folder))
     for record in (folder / "_staging").glob("*/ledger/*.json"):
         record.unlink()
     manifest = build(events(100_000), request_of(), str(folder))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
-    from tests.spark.conftest import Ended, Sample
+    from tests.spark.conftest import CrashAt, Ended, Sample
 
 TYPES = {
     "Ele_pt": pa.list_(pa.float64()),
@@ -262,13 +262,14 @@ def test_target_size_cuts_a_file_alike_whatever_is_converted_with_it(
 
 
 def test_conversion_to_a_target_size_goes_on_where_it_stopped(
-    opened: Callable[..., Events], large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., Events],
+    large: str,
+    tmp_path: Path,
+    crash_at: CrashAt,
 ) -> None:
     config, folder = ConvertConfig(target_size=40_000), tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr(converting, "commit", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            convert(opened([large], 500), str(folder), config)
+    with crash_at(converting, "commit"):
+        convert(opened([large], 500), str(folder), config)
     done = {path.stat().st_ino for path in folder.glob("_staging/*/*.parquet")}
     assert len(done) > 5
     manifest = convert(opened([large], 500), str(folder), config)
@@ -443,14 +444,15 @@ def test_a_removed_file_takes_its_rows_with_it(
 
 
 def test_update_that_died_before_old_files_were_removed_is_cleaned_by_the_next(
-    opened: Callable[..., Events], copies: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., Events],
+    copies: list[str],
+    tmp_path: Path,
+    crash_at: CrashAt,
 ) -> None:
     folder = tmp_path / "out"
     convert(opened(copies, 200), str(folder))
-    with monkeypatch.context() as patched:
-        patched.setattr(converting, "remove_superseded", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            convert(opened(copies[1:], 200), str(folder))
+    with crash_at(converting, "remove_superseded"):
+        convert(opened(copies[1:], 200), str(folder))
     manifest = manifests.read(str(folder))
     assert set(parquet_files(folder)) > {file.path for file in manifest.files}
     assert convert(opened(copies[1:], 200), str(folder)) == manifest
@@ -473,13 +475,11 @@ def test_rerun_after_a_crash_reads_only_what_had_not_been_written(
     sample: Sample,
     converted: tuple[Path, Manifest],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
 ) -> None:
     events, folder = opened(sample.paths(), 200), tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr(converting, "commit", _crash)
-        with pytest.raises(KeyboardInterrupt):
-            convert(events, str(folder))
+    with crash_at(converting, "commit"):
+        convert(events, str(folder))
     # as if it had crashed before the last file was written; the others cannot be read any more
     (record,) = folder.glob(f"_staging/*/ledger/{2:06d}-*.json")
     record.unlink()
@@ -488,10 +488,6 @@ def test_rerun_after_a_crash_reads_only_what_had_not_been_written(
     manifest = convert(dataclasses.replace(events, plan=dataclasses.replace(events.plan, files=files)), str(folder))
     assert manifest.content_digest == converted[1].content_digest
     assert set(parquet_files(folder)) == {file.path for file in manifest.files}
-
-
-def _crash(*_: Any) -> Manifest:
-    raise KeyboardInterrupt
 
 
 KILLED = """

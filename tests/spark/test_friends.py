@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
     from mlaas_spark.transform import FeatureTransform
-    from tests.spark.conftest import Event, Sample
+    from tests.spark.conftest import CrashAt, Event, Sample
 
 KEYS = ("run", "luminosityBlock", "event")
 SELECTION = "nJet >= 2 && MET_sum > 0"
@@ -190,15 +190,14 @@ def test_rerun_after_a_crash_takes_up_the_friends_that_are_made(
     transform: FeatureTransform,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
 ) -> None:
     def crash(*_: Any) -> Manifest:
         raise KeyboardInterrupt
 
     events, request, out = opened(sample.paths(), 200), request_of(transform), str(tmp_path / "out")
-    with monkeypatch.context() as patched:
-        patched.setattr(converting, "commit", crash)
-        with pytest.raises(KeyboardInterrupt):
-            predict(events, request, out)
+    with crash_at(converting, "commit"):
+        predict(events, request, out)
     assert not (tmp_path / "out" / "manifest.json").exists()
     with monkeypatch.context() as patched:
         patched.setattr(friends, "spread", crash)  # who would make one again fails

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlaas_spark.manifest import Manifest
     from mlaas_spark.spark.ingest import Events
     from mlaas_spark.transform import FeatureTransform
-    from tests.spark.conftest import Sample
+    from tests.spark.conftest import CrashAt, Sample
 
 KEYS = ("run", "luminosityBlock", "event")
 
@@ -231,16 +231,11 @@ def test_rerun_after_a_crash_scores_only_what_was_not_scored(
     sample: Sample,
     transform: FeatureTransform,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    crash_at: CrashAt,
 ) -> None:
-    def crash(*_: Any) -> Manifest:
-        raise KeyboardInterrupt
-
     events, folder, request = opened(sample.paths(), 200), tmp_path / "out", request_of(transform)
-    with monkeypatch.context() as patched:
-        patched.setattr(converting, "commit", crash)
-        with pytest.raises(KeyboardInterrupt):
-            predict(events, request, str(folder))
+    with crash_at(converting, "commit"):
+        predict(events, request, str(folder))
     assert not (folder / "manifest.json").exists()
     assert predict(without_inputs(events), request, str(folder)).rows == 1280
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,32 +11,15 @@ import pytest
 
 from mlaas_spark import pipeline, throughput
 from mlaas_spark.cli import main
-from mlaas_spark.estimate import Held, Memory, Probe, Room, Streaming, Timing
+from mlaas_spark.estimate import Timing
 from mlaas_spark.throughput import Machine
+from tests.unit import test_estimate as estimated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GB = 1 << 30
-PROBE = Probe(
-    cores=2,
-    start=3.0,
-    opened=1.0,
-    convert=Timing(first=2.5, again=0.5, whole=0.9, small=100, large=500),  # 1 ms an entry of a core
-    specs=Timing(first=0.75, again=0.25, whole=0.45, small=100, large=500),  # 0.5 ms
-    chunks=Timing(first=1.0, again=1.0, whole=1.0, small=100, large=500),  # too short to tell: 1 s for 500
-    stream=Streaming(first=1.5, again=0.5, events=1_000),
-    kept=0.5,
-    in_memory=40.0,
-    converted=10.0,
-    compact=1_000.0,
-    dense=20.0,
-    width=10,
-    partials=100,
-    entries=1_000,
-    memory=Memory(base=1_000_000, convert=Held(1_200_000, 20_000), chunks=Held(1_160_000, 20_000), jvm=7_000_000),
-    room=Room(2, GB, "this machine", GB, GB, GB),
-)
+# its chunks are too short to tell what a job costs: 1 s for 500
+PROBE = replace(estimated.PROBE, chunks=Timing(first=1.0, again=1.0, whole=1.0, small=100, large=500), compact=1_000.0)
 MACHINE = Machine(read=1e6, write=2e6, copy=1e9)
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyspark
 
-from tests.cluster import servers
+from tests.cluster import processes, servers
+from tests.cluster.processes import below, words
 
 if TYPE_CHECKING:
     import random
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 300.0  # of an answer: no fault may hang
 _DAEMONS = (b"pyspark.daemon", b"mlaas_spark.spark.daemon")
-_EXECUTOR = b"org.apache.spark.executor.CoarseGrainedExecutorBackend"
 # jobs of a second: what the JVM's second compiler and its threads cost does not pay
 _JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 CONF = {
@@ -152,41 +152,24 @@ class Cluster:
             process.wait()
 
 
-def below(process: int) -> Iterator[int]:
-    """The process and all that it has started, by Linux' own account of them."""
-    yield process
-    with suppress(OSError):  # it may end while we look
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            for child in children.read_text().split():
-                yield from below(int(child))
-
-
-def _words(process: int) -> list[bytes]:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    return []
-
-
 def python_workers(roots: list[int]) -> list[int]:
     """Spark's Python workers: the children of its daemons, which have the same command line."""
     found = []
     for root in roots:
         for process in below(root):
-            if any(name in _words(process) for name in _DAEMONS):
+            if any(name in words(process) for name in _DAEMONS):
                 found += [child for child in below(process) if child != process]
     return sorted(set(found))
 
 
 def executors(roots: list[int]) -> list[int]:
     """JVMs of executors."""
-    return sorted(
-        {p for root in roots for p in below(root) if _EXECUTOR in _words(p) and _words(p)[0].endswith(b"java")}
-    )
+    return sorted({pid for root in roots for pid in processes.executors(root)})
 
 
 def jvms(root: int) -> list[int]:
     """JVMs below a process."""
-    return [p for p in below(root) if (_words(p) or [b""])[0].endswith(b"java")]
+    return [p for p in below(root) if (words(p) or [b""])[0].endswith(b"java")]
 
 
 def kill_one(victims: list[int], chance: random.Random) -> bool:
