@@ -18,6 +18,7 @@ from benchmarks.serve import serve, timed
 from benchmarks.training import Training
 from mlaas_spark import config as configs
 from mlaas_spark.filesets import fileset
+from mlaas_spark.formats import Format
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.plan import PlannedFile, make_plan
 from mlaas_spark.schema import Branch, EventSchema
@@ -126,7 +127,7 @@ class Ours:
         schema = EventSchema.of([Branch(f"b{i}", f"b{i}", "float32", jagged=i >= 32) for i in range(72)])
         edges = tuple(_STEP * number for number in range(_PLANNED_CLUSTERS + 1))
         files = [
-            PlannedFile(f"/data/{i}.root", configs.Format.ROOT, "Events", f"{i:032x}", edges[-1], 1.0, 1.0, "", edges)
+            PlannedFile(f"/data/{i}.root", Format.ROOT, "Events", f"{i:032x}", edges[-1], 1.0, 1.0, "", edges)
             for i in range(_PLANNED_FILES)
         ]
         return timed(lambda: make_plan(files, schema, _STEP).digest())

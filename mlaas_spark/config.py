@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from mlaas_spark import confidential
 from mlaas_spark.errors import ConfigError, hint
+from mlaas_spark.formats import Format
 from mlaas_spark.xrootd import PATIENCE, Patience, is_url
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ IDENTIFIERS = ("run", "luminosityBlock", "event")
 
 SchemaPolicy = Literal["strict", "intersect", "fill"]
 """What to do where the files have not the same branches, see :func:`mlaas_spark.schema.common`."""
-
-
-class Format(StrEnum):
-    """Formats of input files."""
-
-    ROOT = "root"
-    PARQUET = "parquet"
-    JSON = "json"
-    CSV = "csv"
 
 
 class _Section(BaseModel):

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlaas_spark import confidential, storage
-from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError, nearest, reason
+from mlaas_spark.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 """File in a folder that names the files of a data set of ours; it alone says what is in it."""
 
-_SUFFIXES = {
-    ".root": Format.ROOT,
-    ".parquet": Format.PARQUET,
-    ".json": Format.JSON,
-    ".jsonl": Format.JSON,
-    ".ndjson": Format.JSON,
-    ".csv": Format.CSV,
-}
+_SUFFIXES = Format.by_suffix()
 _COMPRESSIONS = (".gz", ".bz2")
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlaas_spark import storage
-from mlaas_spark.config import IDENTIFIERS, Format
+from mlaas_spark.config import IDENTIFIERS
 from mlaas_spark.errors import ConfigError, hint
 from mlaas_spark.filesets import read_list
+from mlaas_spark.formats import Format
 
 MODEL_SUFFIXES = (".keras", ".h5", ".pb")
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
+from mlaas_spark.formats import Format
 from mlaas_spark.mixing import largest_remainder
 from mlaas_spark.schema import EventSchema
 

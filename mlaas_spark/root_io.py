@@ -12,7 +12,6 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +26,7 @@ import uproot
 from mlaas_spark import root_integrity, storage, xrootd
 from mlaas_spark.errors import BranchNotFoundError, DamagedInputError, TreeNotFoundError, UnreadableInputError, reason
 from mlaas_spark.plan import Header
+from mlaas_spark.readers import Contents, How, Reader
 from mlaas_spark.schema import ENTRY, FILE, HALF, NUMERIC, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.xrootd import PATIENCE, Patience, RemoteFile, XRootDError
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+
+    from mlaas_spark.plan import PlannedFile
 
 _log = logging.getLogger(__name__)
 
@@ -99,20 +101,6 @@ def _header(file: Any, path: str, name: str) -> Header:
         entries = int(opened.num_entries)
         root_integrity.check_tree(opened, entries, path, name)
         return Header(path, name, file.file.uuid.hex, entries, _clusters(opened, entries), _schema(opened))
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What lies in a file.
-
-    Attributes:
-        trees: Trees and their entries; of several cycles the newest.
-        compressed: Bytes on disk of each branch of one tree, by its name in the file: its baskets (RNTuple: its pages).
-            None where baskets lie in the tree's own header, which is compressed as a whole.
-    """
-
-    trees: dict[str, int]
-    compressed: dict[str, int | None]
 
 
 def read_contents(path: str, tree: str, patience: Patience = PATIENCE) -> Contents:
@@ -503,3 +491,23 @@ def _why(error: Exception) -> str:
     if "not a root file" in text:
         return "it is not a ROOT file"
     return f"it is damaged or cut short ({reason(error)})"
+
+
+# --- as a format ------------------------------------------------------------------------------------------------------
+
+
+def _headers(path: str, tree: str | None, how: How) -> list[Header]:
+    return read_headers(path, tree, how.patience)
+
+
+def _batches(
+    file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[tuple[int, int]], how: How
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    return enumerate(read_ranges(file.path, file.tree, schema, ranges, index, file.uuid, how.patience))
+
+
+def _inside(path: str, tree: str, how: How) -> Contents:
+    return read_contents(path, tree, how.patience)
+
+
+READER = Reader(_headers, _batches, _inside, xrootd=True, uuids=True, zoned=False)

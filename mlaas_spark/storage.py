@@ -341,6 +341,16 @@ def fingerprint(url: str) -> str:
     return hashlib.sha256(b"%d;" % total + head + tail).hexdigest()[:32]
 
 
+def refuse_replaced(url: str, planned: str) -> None:
+    """Refuse a file that is not the planned one, of which this was the :func:`fingerprint`.
+
+    Raises:
+        UnreadableInputError: It is another one, is gone or empty.
+    """
+    if (now := fingerprint(url)) != planned:
+        raise UnreadableInputError(url, f"it was replaced since it was planned (uuid {now}, not {planned})")
+
+
 @_writes
 def make_folder(url: str) -> None:
     """Make a folder and those above it; one that is there stays."""

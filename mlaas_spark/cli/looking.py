@@ -10,6 +10,7 @@ from mlaas_spark.cli import show
 from mlaas_spark.cli.app import app
 from mlaas_spark.cli.options import BRANCHES, CONFIG, INPUT, AsJson, journal, resolved, takes
 from mlaas_spark.errors import ConfigError
+from mlaas_spark.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def _show_reading(found: dict[str, Any]) -> None:
     """A line for each chunk as MLaaS4HEP's reader has it, and two for all; MB are those of the values in memory."""
     read = found["read"]
     # Spark's own readers, of JSON and CSV, work ahead in the JVM
-    by_us = found["files"][0]["format"] in {"root", "parquet"}
+    by_us = Format(found["files"][0]["format"]).module
     waited = "of reading" if by_us else "that tasks waited for Spark's reader"
     _, names = show.within([file["path"] for file in found["files"]])
     short = dict(zip((file["path"] for file in found["files"]), names, strict=True))

@@ -15,6 +15,7 @@ import typer
 
 from mlaas_spark.cli import show
 from mlaas_spark.errors import ConfigError
+from mlaas_spark.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,9 +65,7 @@ INPUT = _titled(
                 "--tree", help="Tree to read, or a glob of trees: 'Events*'; may be left out if a file has only one."
             ),
         ],
-        "format": Annotated[
-            str | None, typer.Option("--format", help="root, parquet, json or csv; default: by file name.")
-        ],
+        "format": Annotated[str | None, typer.Option("--format", help=f"{', '.join(Format)}; default: by file name.")],
         "columns": Annotated[
             str | None,
             typer.Option("--columns", help="Names of the columns of CSV that has no header line, comma separated."),

@@ -26,10 +26,12 @@ from mlaas_spark.cli.options import (
     takes,
 )
 from mlaas_spark.errors import ConfigError
+from mlaas_spark.formats import Format
 
 if TYPE_CHECKING:
     from mlaas_spark.manifest import Manifest
 
+_WITH_EVENTS = [suffix for kind in Format if kind.module for suffix in kind.suffixes]
 _MARKS = Annotated[
     str | None, typer.Option("--selection", help="Score events that pass; the others are marked and have no score.")
 ]
@@ -122,7 +124,8 @@ def predict_remote(
     file: Annotated[
         str,
         typer.Argument(
-            help="Events: .jsonl, .csv, .npz (what the model takes), .root[:Tree], .parquet.", metavar="FILE"
+            help=f"Events: .jsonl, .csv, .npz (what the model takes), {', '.join(_WITH_EVENTS)}, .root:Tree.",
+            metavar="FILE",
         ),
     ],
     model: ModelName = None,

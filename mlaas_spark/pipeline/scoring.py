@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mlaas_spark import manifest as manifests
 from mlaas_spark import storage
 from mlaas_spark.branch_specs import SpecsFile
-from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
     ConfigError,
@@ -21,6 +20,7 @@ from mlaas_spark.errors import (
     SpecsMismatchError,
 )
 from mlaas_spark.filesets import fileset
+from mlaas_spark.formats import Format
 from mlaas_spark.pipeline import choosing, opening, preparing, telling
 from mlaas_spark.schema import column_name
 from mlaas_spark.transform import FeatureTransform

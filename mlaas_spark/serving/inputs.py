@@ -1,7 +1,7 @@
 """Events to send to a served model, from a file. No Spark: of a ROOT or Parquet file the first events are read here.
 
-JSON lines, CSV and npz hold what the model takes, by column: they are sent as they are. ROOT and Parquet hold events,
-of which the model's own transform makes that.
+JSON lines, CSV and npz hold what the model takes, by column: they are sent as they are. ROOT, Parquet and what else has
+a reader hold events, of which the model's own transform makes that.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlaas_spark import parquet_io, root_io, storage
-from mlaas_spark.config import Format
+from mlaas_spark import storage
 from mlaas_spark.errors import BranchNotFoundError, ServingError, SpecsMismatchError, UnreadableInputError, hint, reason
 from mlaas_spark.filesets import format_of, split_tree
+from mlaas_spark.formats import Format
+from mlaas_spark.plan import PlannedFile
+from mlaas_spark.readers import How, reader_of
 from mlaas_spark.schema import joined
 
 if TYPE_CHECKING:
@@ -57,27 +59,31 @@ def read(path: str, model: Served, events: int | None = None, tree: str | None =
     if lower.endswith(".csv"):
         return _matrix(list(islice(_csv_rows(plain, _text(plain), model), events)), plain)
     kind = format_of(plain)
-    if kind not in {Format.ROOT, Format.PARQUET}:
-        raise UnreadableInputError(plain, "predict-remote takes JSON lines, CSV, npz, ROOT and Parquet, not compressed")
+    if not kind.module:
+        named_so = ", ".join(other for other in Format if other.module)
+        raise UnreadableInputError(plain, f"predict-remote takes JSON lines, CSV, npz, {named_so}, not compressed")
     if model.transform is None:
         raise model.not_ours()
-    header = root_io.read_header(plain, tree or named) if kind is Format.ROOT else parquet_io.read_header(plain)
-    batch = _events(header, kind, model.transform.layout.branches, min(events or header.entries, header.entries))
+    headers = reader_of(kind).headers(plain, tree or named, How())
+    if len(headers) > 1:
+        found = [header.tree for header in headers]
+        raise UnreadableInputError(plain, f"several trees are meant: name one of {', '.join(found)}", tree or named)
+    batch = _events(headers[0], kind, model.transform.layout.branches, events)
     return model.vectors(batch)
 
 
-def _events(header: Header, kind: Format, branches: Sequence[str], stop: int) -> pa.RecordBatch:
-    """Entries [0, stop) of the model's branches."""
+def _events(header: Header, kind: Format, branches: Sequence[str], events: int | None) -> pa.RecordBatch:
+    """The first entries of the model's branches."""
+    stop = min(events or header.entries, header.entries)
     where = f"tree {header.tree} of {header.path}" if header.tree else header.path
     schema = header.schema.features()
     if lacking := [name for name in branches if name not in schema]:
         raise BranchNotFoundError(lacking[0], schema.names, where)
     if not stop:
         raise UnreadableInputError(header.path, "it has no events", header.tree or None)
-    schema = schema.keep(branches)
-    if kind is Format.ROOT:
-        return next(root_io.read_ranges(header.path, header.tree, schema, [(0, stop)], 0))
-    return joined([batch for _, batch in parquet_io.read_ranges(header.path, schema, [(0, stop)], 0)])
+    edges = header.boundaries
+    file = PlannedFile(header.path, kind, header.tree, header.uuid, header.entries, None, 1.0, "", edges)
+    return joined([batch for _, batch in reader_of(kind).batches(file, 0, schema.keep(branches), [(0, stop)], How())])
 
 
 def _content(path: str) -> bytes:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlaas_spark import parquet
-from mlaas_spark.config import ConvertConfig, Format
+from mlaas_spark.config import ConvertConfig
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.lease import held
 from mlaas_spark.manifest import (
@@ -172,8 +172,8 @@ def convert(events: Events, folder: str, config: ConvertConfig | None = None, *,
         FilesetError: No event passes the selection.
     """
     plan, config = events.plan, config or ConvertConfig()
-    if config.target_size and plan.files[0].format not in {Format.ROOT, Format.PARQUET}:
-        msg = "target_size is for ROOT and Parquet: of JSON and CSV set spark.conf.spark.sql.files.maxPartitionBytes"
+    if config.target_size and not plan.files[0].format.module:
+        msg = "target_size is not for JSON and CSV: of these set spark.conf.spark.sql.files.maxPartitionBytes"
         raise ConfigError(msg)
     for key in config.sort_keys:
         if key not in plan.schema.flat:

@@ -18,8 +18,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 
 from mlaas_spark import storage
-from mlaas_spark.config import Format
 from mlaas_spark.errors import DamagedInputError, UnreadableInputError, reason
+from mlaas_spark.formats import Format
 from mlaas_spark.spark.session import file_of, literal, local, on_executor, spread, unreadable, unschemed
 
 if TYPE_CHECKING:

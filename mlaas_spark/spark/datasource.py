@@ -15,9 +15,10 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import root_io
-from mlaas_spark.config import Format, resolve
+from mlaas_spark.config import resolve
 from mlaas_spark.errors import BranchNotFoundError, ConfigError, SpecsError, hint
 from mlaas_spark.filesets import fileset
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import Plan, PlannedFile, copy_numbers, make_plan
 from mlaas_spark.schema import ENTRY, FILE, common
 from mlaas_spark.spark.ingest import any_of, frame_schema, framed

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import fsspec
 
 from mlaas_spark import manifest, storage, xrootd
-from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, DamagedInputError, UnreadableInputError, reason
+from mlaas_spark.formats import Format
 from mlaas_spark.spark.session import spread
 
 if TYPE_CHECKING:

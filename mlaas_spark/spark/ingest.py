@@ -1,8 +1,8 @@
 """Any format to events on executors: open the files, plan their ranges, and run a function over the events of a range.
 
-ROOT and Parquet are read by executors, range by range (``ranges``), so that events never cross to the JVM unless a
-DataFrame is asked for. JSON and CSV come through Spark's own readers (``records``). Both are a :class:`Source`, and
-both end in :class:`RangeBatch`.
+Formats with a module of their own (ROOT, Parquet, ...) are read by executors, range by range (``ranges``), so that
+events never cross to the JVM unless a DataFrame is asked for. JSON and CSV come through Spark's own readers
+(``records``). Both are a :class:`Source`, and both end in :class:`RangeBatch`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from mlaas_spark.config import Format
 from mlaas_spark.errors import (
     BranchNotFoundError,
     ConfigError,
@@ -27,12 +26,13 @@ from mlaas_spark.errors import (
     hint,
     reason,
 )
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import EntryRange, Plan, make_plan
 from mlaas_spark.schema import ENTRY, Branch, EventSchema, codes, column_name, common
 from mlaas_spark.selection import Expression
 from mlaas_spark.skipping import Skipped, Spare, ordered
 from mlaas_spark.spark import records
-from mlaas_spark.spark.ranges import Ranges, open_parquet, open_root
+from mlaas_spark.spark.ranges import Ranges, open_files
 from mlaas_spark.spark.session import on_executor
 from mlaas_spark.xrootd import PATIENCE
 
@@ -324,13 +324,11 @@ def _open(
     if config.columns and kind is not Format.CSV:
         msg = f"columns are named for CSV without a header line, and {files[0].path} is {kind}"
         raise ConfigError(msg)
-    if preproc is not None and kind is Format.PARQUET:
-        msg = "preproc runs for records of JSON and CSV; Parquet has columns: use selection and derive instead"
+    if preproc is not None and kind.module and kind is not Format.ROOT:
+        msg = f"preproc runs for records of JSON and CSV; {kind} has columns: use selection and derive instead"
         raise ConfigError(msg)
-    if kind is Format.ROOT:
-        return open_root(spark, files, events_per_task, config.patience, allow_copies=allow_copies, skip=skip)
-    if kind is Format.PARQUET:
-        return open_parquet(spark, files, events_per_task, allow_copies=allow_copies, skip=skip)
+    if kind.module:
+        return open_files(spark, files, events_per_task, config.patience, allow_copies=allow_copies, skip=skip)
     open_all = partial(
         records.open_records, spark, preproc=preproc, texts=texts, named=config.columns, allow_copies=allow_copies
     )

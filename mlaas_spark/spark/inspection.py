@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlaas_spark import parquet_io, storage
+from mlaas_spark import storage
 from mlaas_spark.branch_specs import merged
-from mlaas_spark.config import Format
 from mlaas_spark.errors import UnreadableInputError, reason
 from mlaas_spark.inspection import OnDisk, Reading, added
+from mlaas_spark.readers import How, reader_of
 from mlaas_spark.spark.session import spread
 from mlaas_spark.spark.specs import (
     RANGE_BYTES,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from mlaas_spark.branch_specs import Specs
+    from mlaas_spark.formats import Format
     from mlaas_spark.spark.ingest import Events, RangeBatch
     from mlaas_spark.spark.specs import Partial
     from mlaas_spark.xrootd import Patience
@@ -70,12 +70,10 @@ def _size(path: str, patience: Patience) -> int:
 
 def _contents(file: _File, patience: Patience) -> tuple[dict[str, int], Mapping[str, int | None]]:
     """Trees of a file, and bytes of each of its branches; nothing of what its format does not tell."""
-    if file.format is Format.ROOT:
-        from mlaas_spark import root_io
-
-        contents = root_io.read_contents(file.path, file.tree, patience)
-        return contents.trees, contents.compressed
-    return {}, parquet_io.read_compressed(file.path) if file.format is Format.PARQUET else {}
+    if not file.format.module:
+        return {}, {}
+    contents = reader_of(file.format).inside(file.path, file.tree, How(patience))
+    return contents.trees, contents.compressed
 
 
 def read(events: Events) -> tuple[Specs, tuple[Reading, ...]]:
@@ -84,11 +82,11 @@ def read(events: Events) -> tuple[Specs, tuple[Reading, ...]]:
     What Spark's readers of JSON and CSV read and drop, beyond the entries that were asked for, takes its time
     in the next range of the task.
     """
-    names, of_root = events.plan.schema.names, events.plan.files[0].format is Format.ROOT
+    names, kind = events.plan.schema.names, events.plan.files[0].format
 
     def rows(batches: Iterator[RangeBatch]) -> Iterator[Partial]:
-        if of_root:
-            importlib.import_module("mlaas_spark.root_io")  # a second or more once a worker, which is no reading
+        if kind.module:
+            reader_of(kind)  # imports its library: a second or more once a worker, which is no reading
         meter = _Meter(names)
         yield from partials(meter.through(batches), names)
         yield from of_ranges(RANGE_BYTES, meter.bytes)

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from mlaas_spark import drift, friend
-from mlaas_spark.config import Format
 from mlaas_spark.errors import ChunkError, ConfigError, SpecsMismatchError, hint
+from mlaas_spark.formats import Format
 from mlaas_spark.manifest import present, request_digest
 from mlaas_spark.memory import Buffers
 from mlaas_spark.schema import ENTRY, Branch, EventSchema, of_size

@@ -1,4 +1,4 @@
-"""ROOT and Parquet: headers opened on executors, and entry ranges that these read by themselves.
+"""Formats with a reader of their own: headers opened on executors, and entry ranges that these read by themselves.
 
 Where damage is to be skipped, a header or a range that is damaged becomes a record of that. What Spark hands to
 executors are numbers of ranges alone; events never cross to the JVM.
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 
 from mlaas_spark.errors import DamagedInputError, UnreadableInputError
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import PlannedFile, coarse, copy_numbers
+from mlaas_spark.readers import UTC, How, reader_of
 from mlaas_spark.schema import EventSchema
 from mlaas_spark.skipping import Skipped
 from mlaas_spark.spark.headers import refuse_planted, refuse_xrootd
@@ -125,7 +127,7 @@ def _whole_ranges(  # a ReadFile, when it is given the first two
             break
 
 
-def open_root(
+def open_files(
     spark: SparkSession,
     files: Sequence[InputFile],
     events_per_task: int,
@@ -134,7 +136,7 @@ def open_root(
     allow_copies: bool,
     skip: bool = False,
 ) -> Opened:
-    """Open ROOT files, each tree that a glob matches.
+    """Open files of a format that executors read by themselves; of ROOT each tree that a glob matches.
 
     Returns:
         What reads their ranges; the files; each schema that a file has, with the first such file; with ``skip``, the
@@ -143,57 +145,30 @@ def open_root(
     Raises:
         FilesetError, UnreadableInputError: Files that are missing, unreadable, or copies.
     """
-    read_header = partial(_root_headers, patience=patience)
-    opened = _open(spark, files, events_per_task, read_header, allow_copies=allow_copies, skip=skip)
-    return Ranges(partial(_read_root, patience=patience)), *opened
+    reader = reader_of(files[0].format)
+    if not reader.xrootd:
+        refuse_xrootd(files)
+    zone = spark.conf.get("spark.sql.session.timeZone") if reader.zoned else None
+    how = How(patience, zone or UTC)
+    opened = _open(spark, files, events_per_task, partial(_headers, how=how), allow_copies=allow_copies, skip=skip)
+    return Ranges(partial(_read, how=how)), *opened
 
 
-def open_parquet(
-    spark: SparkSession, files: Sequence[InputFile], events_per_task: int, *, allow_copies: bool, skip: bool = False
-) -> Opened:
-    """Open Parquet files; as :func:`open_root`. Times without a zone are those of the session's."""
-    refuse_xrootd(files)
-    opened = _open(spark, files, events_per_task, _parquet_headers, allow_copies=allow_copies, skip=skip)
-    zone = spark.conf.get("spark.sql.session.timeZone") or "UTC"
-    return Ranges(partial(_read_parquet, zone=zone)), *opened
-
-
-def _root_headers(file: InputFile, _: set[str], patience: Patience) -> list[Header]:
-    from mlaas_spark import root_io
-
-    headers = root_io.read_headers(file.path, file.tree, patience)
+def _headers(file: InputFile, safe: set[str], how: How) -> list[Header]:
+    reader = reader_of(file.format)
+    headers = reader.headers(file.path, file.tree, how)
     for header in headers:
-        if file.uuid and file.uuid != header.uuid:
+        if reader.uuids and file.uuid and file.uuid != header.uuid:
             why = f"it is not the file that the fileset describes (uuid {header.uuid}, not {file.uuid})"
             raise UnreadableInputError(file.path, why, header.tree)
+    if file.format is Format.PARQUET:
+        refuse_planted(file.path, safe)
     return headers
 
 
-def _read_root(
-    file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[EntryRange], patience: Patience
-) -> Batches:
-    from mlaas_spark import root_io
-
+def _read(file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[EntryRange], how: How) -> Batches:
     spans = [(entries.start, entries.stop) for entries in ranges]
-    batches = root_io.read_ranges(file.path, file.tree, schema, spans, index, file.uuid, patience)
-    yield from zip(ranges, batches, strict=True)
-
-
-def _parquet_headers(file: InputFile, safe: set[str]) -> list[Header]:
-    from mlaas_spark import parquet_io
-
-    header = parquet_io.read_header(file.path)
-    refuse_planted(file.path, safe)
-    return [header]
-
-
-def _read_parquet(
-    file: PlannedFile, index: int, schema: EventSchema, ranges: Sequence[EntryRange], zone: str
-) -> Batches:
-    from mlaas_spark import parquet_io
-
-    spans = [(entries.start, entries.stop) for entries in ranges]
-    for number, batch in parquet_io.read_ranges(file.path, schema, spans, index, file.entries, zone, file.uuid):
+    for number, batch in reader_of(file.format).batches(file, index, schema, spans, how):
         yield ranges[number], batch
 
 

@@ -23,8 +23,8 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from pyspark.sql import types as T  # noqa: N812
 
 from mlaas_spark import storage
-from mlaas_spark.config import Format
-from mlaas_spark.errors import DamagedInputError, UnreadableInputError, reason
+from mlaas_spark.errors import DamagedInputError, reason
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, copy_numbers
 from mlaas_spark.schema import ENTRY, FILE, NESTED, NO_VALUE, STRING, Branch, EventSchema, Omitted, column_name
 from mlaas_spark.skipping import Skipped
@@ -327,7 +327,7 @@ def _ranges_of(
                 file = paths[path]
                 if path not in seen:
                     seen.add(path)
-                    _refuse_replaced(*planned[file])
+                    storage.refuse_replaced(*planned[file])  # Spark reads whatever has the name
                 first = blocks[path, block] + done.get((path, block), 0)
                 done[path, block] = done.get((path, block), 0) + rows.num_rows
                 place = bisect.bisect_right(starts.get(file, []), first) - 1
@@ -341,14 +341,8 @@ def _ranges_of(
 
 def _same(planned: Iterator[tuple[str, str]]) -> Iterator[bool]:
     for path, uuid in planned:
-        _refuse_replaced(path, uuid)
+        storage.refuse_replaced(path, uuid)
         yield True
-
-
-def _refuse_replaced(path: str, uuid: str) -> None:
-    """UnreadableInputError unless the file is the one that was planned; Spark reads whatever has the name."""
-    if (now := storage.fingerprint(path)) != uuid:
-        raise UnreadableInputError(path, f"it was replaced since it was planned (uuid {now}, not {uuid})")
 
 
 def _events(rows: pa.RecordBatch, schema: EventSchema, file: int, first: int, path: str) -> pa.RecordBatch:

@@ -21,9 +21,10 @@ import uproot
 from mlaas_spark import manifest as manifests
 from mlaas_spark import pipeline, storage
 from mlaas_spark.branch_specs import SpecsFile, merged
-from mlaas_spark.config import ChunkConfig, FeatureConfig, Format, InputConfig, resolve
+from mlaas_spark.config import ChunkConfig, FeatureConfig, InputConfig, resolve
 from mlaas_spark.errors import ConfigError, ModelContractError, UnreadableInputError, UnwritableOutputError
 from mlaas_spark.filesets import fileset
+from mlaas_spark.formats import Format
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.runs import Journal
 from mlaas_spark.selection import Expression

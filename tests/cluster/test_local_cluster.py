@@ -43,7 +43,8 @@ JOB = """
 
     import numpy as np
 
-    from mlaas_spark.config import Format, resolve
+    from mlaas_spark.config import resolve
+    from mlaas_spark.formats import Format
     from mlaas_spark.filesets import fileset
     from mlaas_spark.selection import Expression
     from mlaas_spark.spark import chunks, convert, predict, specs

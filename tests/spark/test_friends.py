@@ -14,8 +14,8 @@ import pytest
 import uproot
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark.config import Format
 from mlaas_spark.errors import ConfigError, SpecsError
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import PlannedFile
 from mlaas_spark.spark import convert as converting
 from mlaas_spark.spark import friends

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlaas_spark import manifest as manifests
-from mlaas_spark.config import Format
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import ChunkError, ConfigError, SpecsError, SpecsMismatchError
+from mlaas_spark.formats import Format
 from mlaas_spark.layout import FeatureLayout
 from mlaas_spark.schema import of_size
 from mlaas_spark.spark import convert as converting

@@ -16,7 +16,7 @@ import typer
 from mlaas_spark import pipeline
 from mlaas_spark.cli import app, main
 from mlaas_spark.cli.help import ORDER
-from mlaas_spark.config import Format
+from mlaas_spark.formats import Format
 from mlaas_spark.pipeline import Planned
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import Branch, EventSchema

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_spark.config import Format
 from mlaas_spark.estimate import (
     Asked,
     Held,
@@ -24,6 +23,7 @@ from mlaas_spark.estimate import (
     evenly,
     straddling,
 )
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, make_plan
 from mlaas_spark.schema import Branch, EventSchema
 

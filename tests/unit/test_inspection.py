@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlaas_spark.branch_specs import BranchStats, Specs
-from mlaas_spark.config import Format
+from mlaas_spark.formats import Format
 from mlaas_spark.inspection import Headers, Inspection, OnDisk, Reading, added
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.schema import Branch, EventSchema, Omitted

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlaas_spark import manifest as manifests
 from mlaas_spark import parquet, storage
-from mlaas_spark.config import Format, resolve
+from mlaas_spark.config import resolve
 from mlaas_spark.errors import (
     ChunkError,
     ConfigError,
@@ -29,6 +29,7 @@ from mlaas_spark.errors import (
     UnwritableOutputError,
 )
 from mlaas_spark.filesets import MANIFEST, fileset
+from mlaas_spark.formats import Format
 from mlaas_spark.manifest import (
     DataFile,
     Input,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_spark.config import Format
 from mlaas_spark.errors import FilesetError
+from mlaas_spark.formats import Format
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile, align, coarse, copy_numbers, make_plan, recut
 from mlaas_spark.schema import Branch, EventSchema
 

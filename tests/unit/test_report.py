@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from mlaas_spark.branch_specs import Specs
-from mlaas_spark.config import FeatureConfig, Format
+from mlaas_spark.config import FeatureConfig
+from mlaas_spark.formats import Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
 from mlaas_spark.plots import Plot

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from mlaas_spark import parquet
-from mlaas_spark.config import Format
 from mlaas_spark.errors import ConflictError, MlaasSparkError
+from mlaas_spark.formats import Format
 from mlaas_spark.lease import held
 from mlaas_spark.manifest import DataFile, Input, Manifest, commit, present, request_digest, stage, value_digest
 from mlaas_spark.plan import EntryRange, Plan, PlannedFile
