@@ -16,6 +16,7 @@ class Format(StrEnum):
 
     ROOT = "root", (".root",), "root_io"
     PARQUET = "parquet", (".parquet",), "parquet_io"
+    ARROW = "arrow", (".arrow", ".feather"), "arrow_io"
     JSON = "json", (".json", ".jsonl", ".ndjson"), ""
     CSV = "csv", (".csv",), ""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import awkward as ak
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -134,13 +135,20 @@ def _jagged(lists: list[list[Any]], dtype: str) -> ak.Array:
 
 
 def write_parquet(path: Path, events: Sequence[Event], cluster: int, **_: Any) -> None:
+    pq.write_table(_table(events), path, row_group_size=cluster)
+
+
+def write_arrow(path: Path, events: Sequence[Event], cluster: int, **_: Any) -> None:
+    pyarrow.feather.write_feather(_table(events), str(path), chunksize=cluster)
+
+
+def _table(events: Sequence[Event]) -> pa.Table:
     fields = [
         pa.field(name, pa.list_(_arrow(dtype)) if name in JAGGED else _arrow(dtype)) for name, dtype in TYPES.items()
     ]
-    table = pa.table(
+    return pa.table(
         [pa.array([e[f.name] for e in events], f.type, from_pandas=False) for f in fields], pa.schema(fields)
     )
-    pq.write_table(table, path, row_group_size=cluster)
 
 
 def _arrow(dtype: str) -> pa.DataType:
@@ -174,6 +182,7 @@ def _cell(value: Any) -> Any:
 WRITERS: dict[str, Callable[..., None]] = {
     "root": write_root,
     "parquet": write_parquet,
+    "arrow": write_arrow,
     "json": write_json,
     "json.gz": write_json,
     "csv": write_csv,

@@ -279,7 +279,7 @@ def test_conversion_to_a_target_size_goes_on_where_it_stopped(
 def test_target_size_is_refused_for_formats_that_spark_cuts(
     opened: Callable[..., Events], sample: Sample, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"target_size is for ROOT and Parquet.*maxPartitionBytes"):
+    with pytest.raises(ConfigError, match=r"target_size is not for JSON and CSV.*maxPartitionBytes"):
         convert(opened(sample.paths("json")), str(tmp_path / "out"), ConvertConfig(target_size=10**6))
     assert not (tmp_path / "out").exists()
 
@@ -320,7 +320,7 @@ def test_unsigned_integers_and_infinities_keep_their_values(opened: Callable[...
     assert table.schema.field("l").type == pa.list_(pa.uint64())
 
 
-@pytest.mark.parametrize("kind", ["json.gz", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["json.gz", "csv", "parquet", "arrow"])
 def test_other_formats_are_converted_with_equal_values(
     opened: Callable[..., Events],
     sample: Sample,

@@ -15,7 +15,7 @@ import pytest
 import uproot
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 
-from mlaas_spark.config import FeatureConfig, Format, InputConfig
+from mlaas_spark.config import FeatureConfig, InputConfig
 from mlaas_spark.errors import (
     BranchNotFoundError,
     ConfigError,
@@ -26,6 +26,7 @@ from mlaas_spark.errors import (
     UnreadableInputError,
 )
 from mlaas_spark.filesets import InputFile
+from mlaas_spark.formats import Format
 from mlaas_spark.spark import specs as spark_specs
 from mlaas_spark.spark.features import features
 from mlaas_spark.spark.ingest import open_events
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mlaas_spark.spark.ingest import Events
     from tests.spark.conftest import Event, Sample
 
-KINDS = ["root", "parquet", "json", "json.gz", "csv"]
+KINDS = ["root", "parquet", "arrow", "json", "json.gz", "csv"]
 FLAT = ["MET_pt", "MET_sum", "const", "flag", "nEle_pt", "nJet"]
 JAGGED = ["Ele_pt", "Jet_eta", "Jet_id", "Jet_pt"]
 KEYS = ["event", "luminosityBlock", "run"]
@@ -200,7 +201,7 @@ def fileset_of(path: str, target: Path, **about: Any) -> str:
     return str(target)
 
 
-@pytest.mark.parametrize("kind", ["root", "parquet"])
+@pytest.mark.parametrize("kind", ["root", "parquet", "arrow"])
 def test_steps_of_a_fileset_alone_are_read(
     opened: Callable[..., Events], sample: Sample, tmp_path: Path, kind: str
 ) -> None:
@@ -230,7 +231,7 @@ def test_file_that_is_not_the_one_of_the_fileset_is_refused(
         (700, [(0, 700)]),
     ],
 )
-@pytest.mark.parametrize("kind", ["root", "parquet"])
+@pytest.mark.parametrize("kind", ["root", "parquet", "arrow"])
 def test_ranges_tile_the_file_along_its_clusters_or_row_groups(
     opened: Callable[..., Events], sample: Sample, kind: str, events_per_task: int, expected: list[tuple[int, int]]
 ) -> None:
@@ -364,7 +365,7 @@ def test_labels_and_weights_of_groups_reach_the_plan(opened: Callable[..., Event
     ]
 
 
-# --- four formats -----------------------------------------------------------------------------------------------------
+# --- every format -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -612,11 +613,12 @@ def test_preproc_without_its_function_is_refused(opened: Callable[..., Events], 
         opened(sample.paths("json"), preproc=path)
 
 
-def test_preproc_is_refused_for_parquet(
-    opened: Callable[..., Events], preproc: Callable[[str], Path], sample: Sample
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_preproc_is_refused_for_files_of_columns(
+    opened: Callable[..., Events], preproc: Callable[[str], Path], sample: Sample, kind: str
 ) -> None:
-    with pytest.raises(ConfigError, match="JSON and CSV"):
-        opened(sample.paths("parquet"), preproc=preproc("return rec"))
+    with pytest.raises(ConfigError, match=f"JSON and CSV; {kind} has columns"):
+        opened(sample.paths(kind), preproc=preproc("return rec"))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -648,6 +650,7 @@ def test_empty_file_is_named(opened: Callable[..., Events], tmp_path: Path, kind
         ("cut.json.gz", gzip.compress(b"".join(b'{"x": %d}\n' % (x * x) for x in range(9999)))[:-5000]),
         ("no.csv.gz", b"this is not gzip"),
         ("no.parquet", b"PAR1 nothing of the kind PAR1"),
+        ("no.arrow", b"ARROW1 nothing of the kind ARROW1"),
         ("no.root", b"no file of ROOT"),
         ("cut.root", b"root\x00\x00\xf7\x7f" + bytes(20)),
     ],

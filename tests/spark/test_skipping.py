@@ -195,7 +195,7 @@ def test_specs_of_a_file_with_a_damaged_range_are_not_taken_for_those_of_the_who
     assert counted.skipped == ()
 
 
-@pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "json", "csv"])
 def test_damage_of_other_formats_is_skipped(
     kind: str, opened: Callable[..., Events], sample: Sample, tmp_path: Path
 ) -> None:

@@ -244,12 +244,13 @@ def test_files_of_any_name_are_read(name: str, tmp_path: Path) -> None:
 
 
 def test_pipe_is_refused_and_nobody_waits(tmp_path: Path) -> None:
-    for name in ("pipe.root", "pipe.parquet", "pipe.json"):
+    for name in ("pipe.root", "pipe.parquet", "pipe.arrow", "pipe.json"):
         os.mkfifo(tmp_path / name)
     program = """
 import sys
-from mlaas_spark import parquet_io, root_io, storage
+from mlaas_spark import arrow_io, parquet_io, root_io, storage
 readers = {"root": root_io.read_header, "parquet": parquet_io.read_header, "json": storage.fingerprint}
+readers["arrow"] = arrow_io.read_header
 for name, read in readers.items():
     try:
         read(f"{sys.argv[1]}/pipe.{name}")
@@ -259,7 +260,7 @@ for name, read in readers.items():
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.count("it is a pipe, socket or device, not a file") == 3
+    assert done.stdout.count("it is a pipe, socket or device, not a file") == 4
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:

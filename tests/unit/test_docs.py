@@ -66,7 +66,7 @@ def test_keys_have_type_default_and_what_is_allowed_from_the_model() -> None:
     assert compression.allowed == "`lz4`, `zstd`, `snappy`, `gzip`, `none`"
     assert (by_name["input.format"].kind, by_name["input.format"].allowed) == (
         "choice or null",
-        "`root`, `parquet`, `json`, `csv`",
+        "`root`, `parquet`, `arrow`, `json`, `csv`",
     )
     assert by_name["chunks.size"].kind == "whole number or `all`"
     assert by_name["train.threads"].allowed == "≥ 1, ≤ 64"

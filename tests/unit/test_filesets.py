@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas_spark.config import Format, InputConfig, resolve
+from mlaas_spark.config import InputConfig, resolve
 from mlaas_spark.errors import FilesetError
 from mlaas_spark.filesets import InputFile, fileset, format_of, read_list, split_tree
+from mlaas_spark.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,6 +304,8 @@ FORMATS = [
     ("a.root", Format.ROOT),
     ("A.ROOT", Format.ROOT),
     ("a.parquet", Format.PARQUET),
+    ("a.arrow", Format.ARROW),
+    ("a.feather", Format.ARROW),
     ("a.json", Format.JSON),
     ("a.JSON.GZ", Format.JSON),
     ("a.jsonl", Format.JSON),
@@ -319,7 +322,9 @@ def test_format_is_told_by_the_name(path: str, expected: Format) -> None:
 
 @pytest.mark.parametrize("path", ["a", "a.h5", "a.gz", "root", "a.root.old", "x.root/a"])
 def test_unknown_suffix_is_refused_unless_the_format_is_given(path: str) -> None:
-    with pytest.raises(FilesetError, match=r"cannot tell the format of .*: give --format root\|parquet\|json\|csv"):
+    with pytest.raises(
+        FilesetError, match=r"cannot tell the format of .*: give --format root\|parquet\|arrow\|json\|csv"
+    ):
         format_of(path)
 
 

@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlaas_spark import arrow_io, mlaas4hep, parquet_io
 from mlaas_spark import config as configs
 from mlaas_spark import manifest as manifests
-from mlaas_spark import mlaas4hep, parquet_io
 from mlaas_spark.branch_specs import Specs, SpecsFile
-from mlaas_spark.config import FeatureConfig, Format, InputConfig
+from mlaas_spark.config import FeatureConfig, InputConfig
 from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.filesets import InputFile, fileset, read_list
+from mlaas_spark.formats import Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
 from mlaas_spark.ml.archive import unpack
 from mlaas_spark.ml.sending import read_layout
+from mlaas_spark.plan import PlannedFile
+from mlaas_spark.readers import How
 from mlaas_spark.schema import Branch, EventSchema
 from mlaas_spark.selection import Expression
 from mlaas_spark.skipping import Skipped
@@ -160,6 +164,20 @@ def use_parquet(path: Path) -> None:
         assert batch.num_rows
 
 
+def arrow() -> bytes:
+    stream = io.BytesIO()
+    table = pa.table({"x": pa.array(np.arange(50.0)), "Jet_pt": pa.array([[1.0, 2.0]] * 50), "s": ["a"] * 50})
+    pyarrow.feather.write_feather(table, stream, chunksize=20, compression="zstd")
+    return stream.getvalue()
+
+
+def use_arrow(path: Path) -> None:
+    header = arrow_io.read_header(str(path))
+    file = PlannedFile(str(path), Format.ARROW, "", header.uuid, header.entries, None, 1.0, "", header.boundaries)
+    for _, batch in arrow_io.READER.batches(file, 0, header.schema, [(0, header.entries)], How()):
+        assert batch.num_rows
+
+
 def lines(kind: Format) -> Read:
     def use(path: Path) -> None:
         if fault := first_fault(InputFile(str(path), kind)):
@@ -178,6 +196,7 @@ DOCUMENTS: dict[str, tuple[bytes, Read]] = {
     "layout.json": (LAYOUT, read_layout),
     "m.tar.gz": (tar(), use_tar),
     "f.parquet": (parquet(), use_parquet),
+    "f.arrow": (arrow(), use_arrow),
     "f.json": (b'{"x": 1, "Jet_pt": [1.5]}\n{"x": 2, "Jet_pt": []}\n' * 3, lines(Format.JSON)),
     "f.csv": (b"x,Jet_pt\n1,[1.5]\n2,[]\n" * 3, lines(Format.CSV)),
 }
