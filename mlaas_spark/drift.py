@@ -1,4 +1,7 @@
-"""Drift: what the events that a model scores have and those that it was trained on had not. Pure."""
+"""Drift while scoring: what the events that a model scores have and those that it was trained on had not. Pure.
+
+PSI and KS, by which ``retrain --drift`` compares new files with those of a training, are ``shifts``.
+"""
 
 from __future__ import annotations
 

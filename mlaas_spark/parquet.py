@@ -1,5 +1,7 @@
 """Events written as Parquet: whole batches a row group, no dictionaries, so that they decode fast.
 
+Parquet files of whoever wrote them are read by ``parquet_io``.
+
 polars' writer encodes the levels of lists 2.5 times as fast as pyarrow 14's (docs/performance.md).
 """
 

@@ -1,4 +1,4 @@
-"""How far new data are from those of a training, branch by branch: from specs with quantile bins, reading no event.
+"""The drift gate: how far new data are from those of a training, by branch, from specs with quantile bins, no events.
 
 PSI is the population stability index, sum over bins of (q - p) ln(q / p), in ten bins of equal content in training
 (Siddiqi, Credit Risk Scorecards, 2006); KS the largest distance of the two cumulative distributions. Both count only
