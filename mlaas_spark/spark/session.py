@@ -7,10 +7,11 @@ import logging
 import os
 import pickle
 import re
+import signal
 import stat
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
@@ -76,6 +77,8 @@ _PROXY = "mlaas_spark.x509_proxy"  # property of our jobs: name of the grid prox
 _DAEMON = {"spark.python.daemon.module": "mlaas_spark.spark.daemon"}
 """For masters on this machine: elsewhere the package may come to the executors later than the daemon."""
 
+_UNHEARD = b"_PYSPARK_DRIVER_CONN_INFO_PATH="  # in the environment of a JVM that pyspark waits for
+
 _LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -135,7 +138,8 @@ def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) ->
             # which starts the JVM, by a fork: while other threads run that would not be safe. Its command line is for
             # all users of the machine to see; what is a secret comes by the session's config
             told = [(key, value) for key, value in settings.items() if not confidential.is_secret(key, value)]
-            SparkContext._ensure_initialized(conf=SparkConf().setAll(told))  # noqa: SLF001
+            with _no_jvm_left():
+                SparkContext._ensure_initialized(conf=SparkConf().setAll(told))  # noqa: SLF001
         threading.Thread(target=meanwhile, name="meanwhile").start()
         for key, value in settings.items():
             if given is None or not given.contains(key):
@@ -150,6 +154,24 @@ def _started(config: SparkConfig, name: str, meanwhile: Callable[[], object]) ->
         # our errors come with their own messages; Spark's stack traces are for --debug
         spark.sparkContext.setLogLevel("OFF")
     return spark
+
+
+@contextmanager
+def _no_jvm_left() -> Iterator[None]:
+    """End a JVM that starts, if we do not stay to hear of it.
+
+    It ends with us once it has told where it listens. Interrupted before, pyspark removes the folder of that message,
+    and the JVM, which cannot write it, listens for ever.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is another user's
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == os.getpid() and _UNHEARD in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+        raise
 
 
 def _ship_proxy(spark: SparkSession, proxy: Path) -> None:

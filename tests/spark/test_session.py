@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd  # noqa: TC002 - Spark reads the annotations of a pandas UDF when it is made
@@ -9,6 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own documentation uses
 from pyspark.sql.pandas.functions import pandas_udf
 
+from mlaas_spark import interrupts
 from mlaas_spark.config import SparkConfig
 from mlaas_spark.errors import (
     BranchNotFoundError,
@@ -119,3 +126,41 @@ def test_the_session_that_is_active_is_used_whatever_the_config_says(spark: Spar
 def test_our_defaults_hold_and_the_config_goes_before_them(spark: SparkSession) -> None:
     assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
     assert spark.conf.get("spark.sql.shuffle.partitions") == "3"
+
+
+INTERRUPTED = """
+import sys
+from mlaas_spark import interrupts
+from mlaas_spark.config import SparkConfig
+from mlaas_spark.spark.session import session
+
+sys.exit(interrupts.program(lambda: session(SparkConfig(), "never there") and 0, "interrupted"))
+"""
+
+
+def test_a_jvm_that_still_starts_ends_with_the_program_that_is_interrupted(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    submit = tmp_path / "bin" / "spark-submit"
+    submit.parent.mkdir()
+    submit.write_text(f"#!/bin/sh\necho $$ > {started}.part && mv {started}.part {started}\nexec sleep 600\n")
+    submit.chmod(0o755)
+    program = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", INTERRUPTED], env={**os.environ, "SPARK_HOME": str(tmp_path)}, stderr=subprocess.PIPE
+    )
+    try:
+        until(started.exists)
+        jvm = Path("/proc") / started.read_text().strip()
+        assert b"sleep" in (jvm / "cmdline").read_bytes()
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(60) == interrupts.EXIT_CODE
+        until(lambda: not jvm.exists())
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def until(done: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
