@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Encode = Callable[["npt.NDArray[np.float32]"], "npt.NDArray[Any]"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Examples:
     """How batches become examples.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class KerasLearner:
         self._called: Any = None
         self._source: Iterable[Batch] = ()
         self._failures: list[MlaasSparkError] = []
-        self._dataset = dataset(examples, lambda: self._source, self._failures)
+        self._dataset = dataset(examples, _source_of(weakref.ref(self)), self._failures)
 
     @property
     def stopped(self) -> bool:
@@ -176,8 +177,22 @@ class KerasLearner:
         restore_callbacks(self.callbacks, state)
 
 
+def _source_of(learner: weakref.ref[KerasLearner]) -> Callable[[], Iterable[Batch]]:
+    """The batches that a learner goes over, of a function that does not keep it alive; see :func:`dataset`."""
+
+    def source() -> Iterable[Batch]:
+        found = learner()
+        return iter(()) if found is None else found._source  # noqa: SLF001 - of this module
+
+    return source
+
+
 def dataset(examples: Examples, source: Callable[[], Iterable[Batch]], failures: list[MlaasSparkError]) -> Any:
     """A ``tf.data.Dataset`` of examples; each of its iterators goes over the batches that ``source`` then gives.
+
+    TensorFlow never frees the graph of a data set, and with it the generator's function, that of one training after the
+    other (https://github.com/tensorflow/tensorflow/issues/62854): the function must hold nothing that is large. The
+    examples know the model, so who made them keeps them alive.
 
     Args:
         examples: How batches become examples.
@@ -187,21 +202,25 @@ def dataset(examples: Examples, source: Callable[[], Iterable[Batch]], failures:
     import tensorflow as tf
 
     _, encoded, _ = examples.one()
-    width, with_mask = examples.inputs.width, examples.inputs.kind != "matrix"
+    layout, weighted, kept = examples.inputs, examples.weighted, weakref.ref(examples)
+    width, with_mask = layout.width, layout.kind != "matrix"
     signature = [
         tf.TensorSpec((None, width), tf.float32),
         *([tf.TensorSpec((None, width), tf.uint8)] if with_mask else []),
         tf.TensorSpec((None, *encoded.shape[1:]), tf.as_dtype(encoded.dtype)),
-        *([tf.TensorSpec((None,), tf.float32)] if examples.weighted else []),
+        *([tf.TensorSpec((None,), tf.float32)] if weighted else []),
     ]
 
     def arrays() -> Generator[tuple[Any, ...], None, None]:
         batches: Any = source()
+        examples = kept()
+        if examples is None:
+            return
         try:
             with closing(batches):
                 for batch in batches:
                     made = [batch.matrix, *([batch.mask] if with_mask else []), examples.encode(batch.label)]
-                    yield (*made, *([examples.weights(batch)] if examples.weighted else []))
+                    yield (*made, *([examples.weights(batch)] if weighted else []))
         except MlaasSparkError as error:
             failures.append(error)
             raise
@@ -210,7 +229,7 @@ def dataset(examples: Examples, source: Callable[[], Iterable[Batch]], failures:
     if with_mask:
 
         def inputs(matrix: Any, mask: Any, *rest: Any) -> tuple[Any, ...]:
-            return (examples.inputs.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
+            return (layout.tensors(matrix, tf.cast(mask, tf.float32)), *rest)
 
         made = made.map(inputs)
     return made.prefetch(PREFETCH)

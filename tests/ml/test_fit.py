@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +82,18 @@ def test_a_training_that_died_goes_on_to_the_same_weights(
     assert learned == all_learned[die_at:]
     assert same.rows == history.rows
     assert equal(whole, rest)
+
+
+def test_of_a_training_that_is_over_nothing_large_stays(chunks: Chunks, model_file: Callable[[str], Path]) -> None:
+    """TensorFlow keeps the graphs of its data sets for ever, and whatever these hold."""
+    stream: Any = chunks.stream(threads=1)
+    model = load_user_model(model_file(DROPOUT), InputLayout.of(stream.transform), seed=1)
+    fit(model, stream, config(epochs=1))
+    there = [weakref.ref(part) for part in (model, model.optimizer, model.layers[0].kernel)]
+    assert all(part() is not None for part in there)
+    del model
+    gc.collect()
+    assert [part() for part in there] == [None, None, None]
 
 
 def test_the_events_after_a_resume_are_those_that_were_not_learned(chunks: Chunks) -> None:

@@ -34,14 +34,14 @@ def serve(content: dict[str, Any]) -> None:
     _say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
-        _say({"began": True})
+        _say({"order": order["order"], "began": True})
         began = time.monotonic()
         try:
             files = {"input": {"groups": order["groups"]}} if "groups" in order else {}
             answer = _done(spark, resolve({**content, **files}), order["verb"], order["out"])
         except MlaasSparkError as error:
             answer = {"error": type(error).__name__, "text": str(error)}
-        _say({**answer, "seconds": time.monotonic() - began})
+        _say({"order": order["order"], **answer, "seconds": time.monotonic() - began})
     spark.stop()
 
 

@@ -1,7 +1,8 @@
 """On PYTHONPATH of a process under test, Spark's Python workers too: what MLAAS_FAULTS orders befalls our storage.
 
-``{"slow": 3.0, "told": FILE}``: the first attempt at each third task waits so many seconds before it records its work;
-each record of an attempt is told in a line of FILE: partition, attempt.
+``{"wait": 60.0, "told": FILE}``: each record of an attempt is told in a line of FILE: stage and partition, attempt. The
+first attempt at a stage's second task has written its files and waits with its record until another attempt at that
+task is so far too, for so many seconds at the most: both are there at the same moment.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _TARGET = "mlaas_spark.storage"
-_EVERY = 3
+_PARTITION = 1  # of two executors the second one begins with it
 
 
 class _Patching(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -46,23 +47,33 @@ class _Patching(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)
-        _slow(module, self._orders)
+        _duplicated(module, self._orders)
 
 
-def _slow(storage: Any, orders: dict[str, Any]) -> None:
+def _duplicated(storage: Any, orders: dict[str, Any]) -> None:
     publish = storage.publish
 
-    def slow(url: str, *args: Any) -> bool:
+    def told_first(url: str, *args: Any) -> bool:
         from pyspark import TaskContext
 
         if (task := TaskContext.get()) is not None:
+            name = f"{task.stageId()}.{task.partitionId()}"
             with open(orders["told"], "a", encoding="ascii") as told:  # noqa: PTH123 - appends whole lines
-                told.write(f"{task.partitionId()} {task.attemptNumber()}\n")
-            if task.attemptNumber() == 0 and task.partitionId() % _EVERY == 0:
-                time.sleep(orders["slow"])
+                told.write(f"{name} {task.attemptNumber()}\n")
+            if task.attemptNumber() == 0 and task.partitionId() == _PARTITION:
+                _wait(f"{name} 1\n", orders)
         return bool(publish(url, *args))
 
-    storage.publish = slow
+    storage.publish = told_first
+
+
+def _wait(line: str, orders: dict[str, Any]) -> None:
+    end = time.monotonic() + orders["wait"]
+    while time.monotonic() < end:
+        with open(orders["told"], encoding="ascii") as told:  # noqa: PTH123 - this runs before all else
+            if line in told.readlines():
+                return
+        time.sleep(0.002)
 
 
 if text := os.environ.get("MLAAS_FAULTS"):
