@@ -8,7 +8,7 @@ import html
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from mlaas_spark.bottleneck import Streamed
 from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig, Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
@@ -25,6 +26,7 @@ from mlaas_spark.plots import Plot
 from mlaas_spark.report import RunReport, matrix, mixing, page, render, render_comparison, timings
 from mlaas_spark.report.histograms import BINS, Histogram, histograms, of_lengths
 from mlaas_spark.schema import Branch, EventSchema, Omitted
+from mlaas_spark.skipping import Skipped
 from mlaas_spark.transform import FeatureTransform
 
 HOSTILE = "<script>alert(1)</script>"
@@ -259,11 +261,42 @@ def test_the_bottleneck_is_the_longest_stage() -> None:
         ("export", 7 / 60),
         ("between the stages", 10 / 60),
     ]
-    told = timings.bottleneck(found)
-    assert told is not None
-    assert told[0].name == "train"
-    assert "train.epochs" in told[1]
-    assert "The bottleneck is <strong>train</strong>: 40 s, 66.7 % of the run" in render(report(run=run))
+    made = render(report(run=run))
+    assert "The bottleneck is <strong>train</strong>: 40 s, 66.7 % of the run. To shorten it: fewer epochs" in made
+    assert "What the training did" not in made
+
+
+def test_the_fit_and_the_hand_over_are_told_apart() -> None:
+    stages = [{"name": "train", "seconds": 40.0, "events": None, "khz": None}]
+    streamed = asdict(Streamed(waited=4, kernel=6, read=1, decoded=1, handed=12, first=2, fit=20, threads=3))
+    made = render(report(run={**report().run, "stages": stages, "streamed": streamed}))
+    assert "The bottleneck is <strong>fit</strong>: 20 s of the 40 s of train" in made
+    parts = made[made.index('id="parts-c"') :]
+    shown = re.findall(r'<th scope="row">(.*?)</th>.*?<td class="n"[^>]*>([\d.]+)</td></tr>', parts)[:7]
+    assert [(name, float(seconds)) for name, seconds in shown] == [
+        *(("reading", 0.5), ("decompressing", 0.5), ("kernel", 3.0), ("hand-over to TensorFlow", 8.0)),
+        *(("first step", 2.0), ("fit", 20.0), ("the rest", 6.0)),
+    ]
+
+
+def test_what_was_skipped_is_told_with_file_entries_and_reason() -> None:
+    bad = Skipped("/data/<i>bad.root", "basket 3 <b>is torn</b>", "Events", "k", 1_000, 3_500)
+    gone = Skipped("/data/gone.root", "no header")
+    one = report().manifest
+    inputs = (replace(one.inputs[0], entries=4_000, skipped=2_500, events=2),)
+    made = render(report(manifest=replace(one, inputs=inputs, skipped=(bad, gone))))
+    assert "4,000 entries asked for = 2 events used + 1,498 that failed the selection + 2,500 that are damaged" in made
+    table = made[made.index('id="skipped-c"') : made.index('id="branches"')]
+    cells = re.findall(r"<(?:td|th scope=.row.)[^>]*>(.*?)</t[dh]>", table)
+    assert cells == [
+        *("/data/&lt;i&gt;bad.root", "Events", "[1,000, 3,500)", "2,500", "basket 3 &lt;b&gt;is torn&lt;/b&gt;"),
+        *("/data/gone.root", "-", "all", "not known", "no header"),
+    ]
+    assert "nothing was skipped" not in made
+    assert "1 files that could not be opened" in made
+    assert "Of these files nothing was skipped as damaged." in render(report())
+    many = tuple(replace(bad, path=f"/data/{k:03}.root") for k in range(203))
+    assert "And 3 more: see skipped.json." in render(report(manifest=replace(one, inputs=inputs, skipped=many)))
 
 
 def test_chunks_tell_files_splits_and_labels() -> None:
