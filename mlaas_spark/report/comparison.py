@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlaas_spark import plots
 from mlaas_spark.report import page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_MOST_FITS = 200
 _LESS_IS_BETTER = ("loss", "brier", "ece", "rmse")
 _MORE_IS_BETTER = ("accuracy", "auc", "auc_weighted", "r2")
 
@@ -17,12 +19,14 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], comparison: Mapping[str
     """The page; every value is escaped.
 
     Args:
-        runs: Of each run ``name``, ``folder``, ``started``, ``command``, ``split`` (which events its metrics are of)
-            and ``events``.
+        runs: Of each run ``name``, ``folder``, ``started``, ``command``, ``split`` (which events its metrics are of),
+            ``events`` and, where it has a history, ``curves``: ``fits`` and ``series`` of it.
         comparison: Rows of ``metrics``, ``seconds``, ``settings``, ``data`` and ``code``: a value for each run, None
             where it has none. Of the last three only what differs.
     """
     letters = [_letter(place) for place in range(len(runs))]
+    curves = {letter: run.get("curves") or {} for letter, run in zip(letters, runs, strict=True)}
+    drawn = plots.compared_curves(curves)
     metrics = [(name, values, _best(name, values), _steps(values)) for name, values in comparison["metrics"].items()]
     seconds = list(comparison["seconds"].items())
     totals = [sum(values[place] or 0.0 for _, values in seconds) for place in range(len(runs))]
@@ -42,11 +46,32 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], comparison: Mapping[str
             "metrics": metrics,
             "splits": sorted({str(run["split"]) for run in runs}),
             "seconds": seconds,
+            "curves": [(drawn, page.data_address(drawn.svg))] if drawn else [],
+            "fits": _fits(curves),
             "totals": totals,
             "longest": max((value or 0.0 for _, values in seconds for value in values), default=0.0) or 1.0,
             "differing": differing,
         },
     )
+
+
+def _fits(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of the curves as a table: a column for each series of each run, a row for each fit."""
+    names = plots.curve_names(name for found in curves.values() for name in found.get("series", ()))
+    columns = [
+        (letter, key, found["series"][key])
+        for name in names
+        for key in (name, f"val_{name}")
+        for letter, found in curves.items()
+        if key in found.get("series", ())
+    ]
+    fits = sorted({fit for found in curves.values() for fit in found.get("fits", ())})
+    by_run = {letter: {fit: place for place, fit in enumerate(found.get("fits", ()))} for letter, found in curves.items()}
+    rows = [
+        (fit, [values[by_run[letter][fit]] if fit in by_run[letter] else None for letter, _, values in columns])
+        for fit in fits[-_MOST_FITS:]
+    ]
+    return {"heads": [(letter, key) for letter, key, _ in columns], "rows": rows, "before": len(fits) - len(rows)}
 
 
 def _letter(place: int) -> str:

@@ -400,6 +400,7 @@ def compared(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     runs = [
         {"name": f"demo/{k} {HOSTILE}", "folder": f"/runs/{k}", "started": "2026-01-01T00:00:00+00:00"}
         | {"command": f"mlaas-spark train {HOSTILE}", "split": "test", "events": {"train": 1000 * (k + 1)}}
+        | {"curves": {"fits": [1, 2, 3][: k + 2], "series": {"loss": [0.9, 0.5, 0.375][: k + 2], HOSTILE: [1.0] * (k + 2)}}}
         for k in range(2)
     ]
     comparison = {
@@ -433,6 +434,24 @@ def test_a_comparison_shows_values_differences_and_the_best() -> None:
     }
     assert "The data are the same, to the digest of all values." in made
     assert re.search(r'<th scope="row">all</th><td class="n">5.0</td><td class="n">3.0</td>', made)
+
+
+def test_a_comparison_draws_the_learning_curves_of_all_runs_in_the_colours_of_the_table() -> None:
+    runs, rows = compared()
+    made = render_comparison(runs, rows)
+    (address,) = (address for address in Page(made).addresses if address.startswith("data:"))
+    svg = base64.b64decode(address.partition(",")[2]).decode()
+    assert svg.count("stroke: var(--c2)") > 0  # the first run's, and the second's
+    assert svg.count("stroke: var(--c3)") > 0
+    assert re.search(r'alt="Learning curves; loss at the end: A 0.5, B 0.375"', made)
+    table = made[made.index('id="fits-c"') : made.index('id="seconds"')]
+    assert re.findall(r'<tr><th scope="row" class="n"[^>]*>(\d)</th>(.*?)</tr>', table) == [
+        (str(fit), f'<td class="n" data-v="{a}">{a or "-"}</td><td class="n" data-v="{b}">{b}</td>')
+        for fit, a, b in ((1, 0.9, 0.9), (2, 0.5, 0.5), (3, "", 0.375))
+    ]
+    assert Page(made).open == []
+    without = render_comparison([{**run, "curves": {}} for run in runs], rows)
+    assert "None of these runs has a history of its training." in without
 
 
 def test_a_comparison_says_when_metrics_are_of_different_events() -> None:
