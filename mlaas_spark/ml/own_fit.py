@@ -57,6 +57,7 @@ def train(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, progr
         where = "all chunks" if chunk is None else f"chunk {chunk}"
         with known_remarks(), stream.meter.timed(FIT):
             new = _fit_arrays(learner.model, config, examples, judged, where, learner.callbacks)
+        stream.meter.add(TRAIN, stream.events(TRAIN, chunk) * (config.epochs - 1))  # they were delivered once
         for row in new:
             if not finite(row):
                 refuse_nan(row, f"epoch {row['epoch']:g} of {where}", stream.transform, events.matrix)

@@ -163,6 +163,11 @@ class ChunkStream:
         """Events of a split, in one chunk or in all."""
         return sum(file.rows for file in self.manifest.of(split, chunk))
 
+    def own_events(self, split: str, chunk: int | None = None) -> int:
+        """Those of them that this process reads."""
+        every = shares(self.events(split, chunk), self.batch_size, self.shards)
+        return sum(every[shard].stop - every[shard].start for shard in (range(self.shards) if self.mine is None else self.mine))
+
     def steps(self, split: str, chunk: int | None = None) -> int:
         """Batches of a pass; as long as one shard has events, there is one more."""
         return max(share.batches for share in shares(self.events(split, chunk), self.batch_size, self.shards))
