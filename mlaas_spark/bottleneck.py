@@ -20,7 +20,7 @@ _CURES = {
     "start Spark": "it is paid once a session: run several verbs in one (a notebook, spark-submit), or on more events",
     "model file": "most of it is the import of the model's library, and counts less with more events",
     "open files": "fewer and larger files, or more cores: headers are read in parallel (spark.master, --num-executors)",
-    "convert": "more cores (spark.master); fewer branches (--branches, --exclude); lz4 in place of zstd (--compression)",
+    "convert": "more cores (spark.master); fewer branches (--branches, --exclude); lz4, not zstd (--compression)",
     "count events": "more cores (spark.master): what the selection needs of every event is read",
     "specs": "more cores (spark.master), fewer branches (input.branches); keep specs.json (features.specs): only new "
     "files are read again",
@@ -88,8 +88,8 @@ class Streamed:
     def parts(self, seconds: float) -> dict[str, float]:
         """The seconds of a training by what it did; they add up to all of them.
 
-        What it waited for events is dealt to reading, decompressing and the kernel as its threads spent their time; what
-        it waited for batches beyond that is the hand-over.
+        What it waited for events is dealt to reading, decompressing and the kernel as its threads spent their time;
+        what it waited for batches beyond that is the hand-over.
 
         Args:
             seconds: It took.
@@ -131,7 +131,9 @@ class Bottleneck:
         """All of it, for the end of a job."""
         where = f"{self.stage}, {self.seconds:.0f} of {self.total:.0f} s"
         if self.part is not None:
-            where = f"{self.part}, {self.of:.0f} of the {self.seconds:.0f} s of {self.stage} ({self.total:.0f} s in all)"
+            where = (
+                f"{self.part}, {self.of:.0f} of the {self.seconds:.0f} s of {self.stage} ({self.total:.0f} s in all)"
+            )
         return f"bottleneck: {where}" + (f"; to shorten it: {self.cure}" if self.cure else "")
 
 

@@ -214,7 +214,7 @@ def writable(place: str) -> Check:
 
 
 def written(place: str) -> Check:
-    """As :func:`writable`, but a small file is written and removed, in the folder or the nearest above it that is there.
+    """As :func:`writable`, but a small file is written and removed, in the folder or the nearest above that is there.
 
     What only trying tells: rights on a server, quotas, a disk that is mounted to be read.
     """

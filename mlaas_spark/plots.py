@@ -295,7 +295,9 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         for row, column in np.ndindex(share.shape):
             dark = np.isfinite(share[row, column]) and share[row, column] > 0.55
             text = f"{100 * share[row, column]:.1f} %\n" if np.isfinite(share[row, column]) else "-\n"
-            text += f"{_short(matrix['sum'][row][column])} ± {_short(matrix['error'][row][column])}"
+            text += (
+                f"{_short(matrix['sum'][row][column])} ± {_short(float(format(matrix['error'][row][column], '.2g')))}"
+            )
             size = 8 if len(labels) <= 4 else 5
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_ON_DARK if dark else _ON_LIGHT)
     names = [_class(label, metrics, _LONGEST_TICK) for label in labels]
@@ -450,7 +452,12 @@ def compared_curves(runs: Mapping[str, Mapping[str, Any]]) -> Plot | None:
                         marker = "o" if len(values) <= _MARKED else ""
                         what = "training" if key == name else "validation"
                         text = f"{plain(letter)}, {what}"
-                        axes.plot(found["fits"], values, line, color=colour, marker=marker, markersize=3, label=text)
+                        # those below are wider: equal curves, of one seed, are seen both
+                        width = 1.5 + 1.5 * min(len(runs) - 1 - place, 3)
+                        axes.plot(
+                            found["fits"], values, line, color=colour, marker=marker, markersize=2 + width, linewidth=width,
+                            label=text,
+                        )  # fmt: skip
                         axes.annotate(
                             plain(letter), (found["fits"][-1], values[-1]), (4, 0), textcoords="offset points",
                             color=colour, va="center", annotation_clip=False,
@@ -464,7 +471,9 @@ def compared_curves(runs: Mapping[str, Mapping[str, Any]]) -> Plot | None:
             for key in (name, f"val_{name}")
             if (told := [f"{letter} {of[key][-1]:.4g}" for letter, of in _ended(runs, key)])
         )
-        return Plot("curves", f"Learning curves: {', '.join(names)} by fit", f"Learning curves; {ends}", *images(figure))
+        return Plot(
+            "curves", f"Learning curves: {', '.join(names)} by fit", f"Learning curves; {ends}", *images(figure)
+        )
 
 
 def _ended(runs: Mapping[str, Mapping[str, Any]], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

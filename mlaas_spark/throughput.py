@@ -118,9 +118,7 @@ def compare(probe: Probe, bytes_per_entry: float, machine: Machine, handed: floa
         ("stream", probe.stream.events / probe.stream.again, (copied / (_MATRIX * probe.width), "copying in memory")),
     ]
     if handed is not None:
-        rows.append(
-            (HAND_OVER, handed, (machine.copy / (_MATRIX * probe.width), "copying in memory, one core"))
-        )
+        rows.append((HAND_OVER, handed, (machine.copy / (_MATRIX * probe.width), "copying in memory, one core")))
     rates = tuple(Rate(stage, speed / 1e3, most / 1e3, by) for stage, speed, (most, by) in rows)
     return Throughput(rates, machine, probe.cores, probe.width)
 

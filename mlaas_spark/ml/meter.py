@@ -77,8 +77,9 @@ class Meter:
 
     @contextmanager
     def timed_apart(self, waiting: str, working: str) -> Iterator[None]:
-        """Add what is done within to two parts: what its thread computes, and what it waits: for a disk, a network, or
-        a core that is free.
+        """Add what is done within to two parts: what its thread computes, and what it waits.
+
+        It waits for a disk, a network, or a core that is free.
         """
         began, busy = time.perf_counter(), time.thread_time()
         try:

@@ -53,7 +53,9 @@ def train(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, progr
         with stream.meter.timed(HANDED):
             events = _arrays(stream, TRAIN, chunk)
             examples = learner.examples.of(events)
-            judged = learner.examples.of(_arrays(stream, VALIDATION, chunk)) if stream.events(VALIDATION, chunk) else None
+            judged = (
+                learner.examples.of(_arrays(stream, VALIDATION, chunk)) if stream.events(VALIDATION, chunk) else None
+            )
         where = "all chunks" if chunk is None else f"chunk {chunk}"
         with known_remarks(), stream.meter.timed(FIT):
             new = _fit_arrays(learner.model, config, examples, judged, where, learner.callbacks)

@@ -166,7 +166,9 @@ class ChunkStream:
     def own_events(self, split: str, chunk: int | None = None) -> int:
         """Those of them that this process reads."""
         every = shares(self.events(split, chunk), self.batch_size, self.shards)
-        return sum(every[shard].stop - every[shard].start for shard in (range(self.shards) if self.mine is None else self.mine))
+        return sum(
+            every[shard].stop - every[shard].start for shard in (range(self.shards) if self.mine is None else self.mine)
+        )
 
     def steps(self, split: str, chunk: int | None = None) -> int:
         """Batches of a pass; as long as one shard has events, there is one more."""

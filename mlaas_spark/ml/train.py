@@ -97,7 +97,7 @@ def events_before(stream: ChunkStream, config: TrainConfig, position: Position) 
 
 
 def events_learned(stream: ChunkStream, rows: Sequence[Mapping[str, float]]) -> int:
-    """Training events of the epochs that a history has; of a ``fit`` that tells of its last epoch alone those before."""
+    """Training events of the epochs that a history has; where it tells of the last epoch alone, of those before too."""
     epochs: dict[int | None, int] = {}
     for row in rows:
         chunk = int(row["chunk"]) if "chunk" in row else None

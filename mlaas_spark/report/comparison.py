@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mlaas_spark import plots
@@ -27,7 +28,12 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], comparison: Mapping[str
     letters = [_letter(place) for place in range(len(runs))]
     curves = {letter: run.get("curves") or {} for letter, run in zip(letters, runs, strict=True)}
     drawn = plots.compared_curves(curves)
-    metrics = [(name, values, _best(name, values), _steps(values)) for name, values in comparison["metrics"].items()]
+    rows = comparison["metrics"]
+    metrics = [
+        (_called(name), values, _best(name, values), _steps(values))
+        for name, values in rows.items()
+        if not (name == "auc_weighted" and values == rows.get("auc"))  # of two classes they are one
+    ]
     seconds = list(comparison["seconds"].items())
     totals = [sum(values[place] or 0.0 for _, values in seconds) for place in range(len(runs))]
     differing = [
@@ -44,6 +50,7 @@ def render_comparison(runs: Sequence[Mapping[str, Any]], comparison: Mapping[str
             "runs": list(zip(letters, runs, strict=True)),
             "letters": letters,
             "metrics": metrics,
+            "chance": _may_be_chance(rows),
             "splits": sorted({str(run["split"]) for run in runs}),
             "seconds": seconds,
             "curves": [(drawn, page.data_address(drawn.svg))] if drawn else [],
@@ -66,7 +73,9 @@ def _fits(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         if key in found.get("series", ())
     ]
     fits = sorted({fit for found in curves.values() for fit in found.get("fits", ())})
-    by_run = {letter: {fit: place for place, fit in enumerate(found.get("fits", ()))} for letter, found in curves.items()}
+    by_run = {
+        letter: {fit: place for place, fit in enumerate(found.get("fits", ()))} for letter, found in curves.items()
+    }
     rows = [
         (fit, [values[by_run[letter][fit]] if fit in by_run[letter] else None for letter, _, values in columns])
         for fit in fits[-_MOST_FITS:]
@@ -78,6 +87,29 @@ def _letter(place: int) -> str:
     """A, B, ..., Z, A1, B1, ..."""
     turn, letter = divmod(place, 26)
     return chr(ord("A") + letter) + (str(turn) if turn else "")
+
+
+_NAMES = {
+    "auc": "AUC",
+    "auc_weighted": "AUC, mean weighted by class",
+    "auc_interval.std": "AUC, uncertainty (bootstrap)",
+    "calibration.brier": "Brier score",
+    "calibration.ece": "expected calibration error",
+}
+
+
+def _called(name: str) -> str:
+    """A metric as people call it."""
+    return _NAMES.get(name, name)
+
+
+def _may_be_chance(metrics: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether the best and the worst AUC differ by less than their uncertainties, as if these were independent."""
+    pairs = zip(metrics.get("auc", ()), metrics.get("auc_interval.std", ()), strict=False)
+    known = sorted((value, error) for value, error in pairs if value is not None and error is not None)
+    if len(known) < 2 or known[0][0] == known[-1][0]:
+        return False
+    return bool(known[-1][0] - known[0][0] < math.hypot(known[0][1], known[-1][1]))
 
 
 def _best(name: str, values: Sequence[Any]) -> set[int]:

@@ -11,6 +11,7 @@ from mlaas_spark.bottleneck import TRAIN, Streamed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """A stage.

@@ -59,7 +59,16 @@ def test_parts_of_a_training_add_up_to_its_time() -> None:
 
 
 def test_what_a_meter_counts_are_the_fields_it_is_read_by() -> None:
-    names = (meter.WAITED, meter.KERNEL, meter.READ, meter.DECODED, meter.HANDED, meter.FIRST, meter.FIT, meter.TOGETHER)
+    names = (
+        meter.WAITED,
+        meter.KERNEL,
+        meter.READ,
+        meter.DECODED,
+        meter.HANDED,
+        meter.FIRST,
+        meter.FIT,
+        meter.TOGETHER,
+    )
     assert {*names, "threads", "measured"} == {one.name for one in fields(Streamed)}
     made = Streamed.of({name: float(place) for place, name in enumerate(names, 1)}, 3)
     assert (made.waited, made.together, made.threads, made.measured) == (1.0, 8.0, 3, True)

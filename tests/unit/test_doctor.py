@@ -105,7 +105,12 @@ def test_folder_that_is_tried_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_server_that_lets_nobody_write_is_found_out_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(storage, "is_folder", lambda url: asked.append(url) or url.endswith("/user"))
+
+    def is_there(url: str) -> bool:
+        asked.append(url)
+        return url.endswith("/user")
+
+    monkeypatch.setattr(storage, "is_folder", is_there)
 
     def refuse(url: str, content: bytes) -> None:
         del content
@@ -120,7 +125,7 @@ def test_server_that_lets_nobody_write_is_found_out_by_trying(monkeypatch: pytes
     assert "Permission denied" in check.found
     assert "right to write" in check.mend
     assert len(removed) == 1
-    monkeypatch.setattr(storage, "write_atomic", lambda url, content: None)
+    monkeypatch.setattr(storage, "write_atomic", lambda *_: None)
     assert doctor.written("hdfs://host:8020/user/me").state == "ok"
     assert [url.rpartition("/")[0] for url in removed] == ["hdfs://host:8020/user"] * 2
 

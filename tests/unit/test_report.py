@@ -335,6 +335,18 @@ def test_histograms_are_of_the_values_before_normalisation() -> None:
     assert n.counts["1"] == tuple(int((lengths[200:] > value).sum()) for value in range(3))
 
 
+def test_bins_of_whole_numbers_hold_as_many_of_them_each() -> None:
+    vertices = np.arange(40, dtype=np.float32).repeat(10)  # flat: bins of 40 / 24 whole numbers would have teeth
+    batch = pa.RecordBatch.from_pydict({"n": vertices})
+    specs = Specs.of(batch, ["n"])
+    transform = FeatureTransform.of(specs, FeatureConfig())
+    made = transform.matrix(batch)
+    found = histograms(made.matrix, made.mask, transform, {"": np.ones(400, bool)})["n"]
+    assert found.whole
+    assert set(found.counts[""]) == {20}
+    assert (found.ends, found.outside) == ((0.0, 39.0), 0)
+
+
 def test_histograms_of_lengths_count_every_event() -> None:
     found = of_lengths((4, 0, 3))
     assert found is not None
@@ -400,7 +412,12 @@ def compared(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     runs = [
         {"name": f"demo/{k} {HOSTILE}", "folder": f"/runs/{k}", "started": "2026-01-01T00:00:00+00:00"}
         | {"command": f"mlaas-spark train {HOSTILE}", "split": "test", "events": {"train": 1000 * (k + 1)}}
-        | {"curves": {"fits": [1, 2, 3][: k + 2], "series": {"loss": [0.9, 0.5, 0.375][: k + 2], HOSTILE: [1.0] * (k + 2)}}}
+        | {
+            "curves": {
+                "fits": [1, 2, 3][: k + 2],
+                "series": {"loss": [0.9, 0.5, 0.375][: k + 2], HOSTILE: [1.0] * (k + 2)},
+            }
+        }
         for k in range(2)
     ]
     comparison = {
@@ -425,12 +442,14 @@ def test_a_comparison_shows_values_differences_and_the_best() -> None:
     assert Page(made).tags.count("script") == 1
     rows = {
         name: re.findall(r'<td class="n([^"]*)">([^<]*)', row)
-        for name, row in re.findall(r'<th scope="row">(auc|loss|auc_interval.std)</th>(.*?)</tr>', made, re.DOTALL)
+        for name, row in re.findall(
+            r'<th scope="row">(AUC|loss|AUC, uncertainty \(bootstrap\))</th>(.*?)</tr>', made, re.DOTALL
+        )
     }
     assert rows == {
-        "auc": [("", "0.8"), (" best", "0.9"), (" soft", "+0.1")],
+        "AUC": [("", "0.8"), (" best", "0.9"), (" soft", "+0.1")],
         "loss": [(" best", "0.5"), ("", "0.6"), (" soft", "+0.1")],
-        "auc_interval.std": [("", "0.1"), ("", "0.2"), (" soft", "+0.1")],
+        "AUC, uncertainty (bootstrap)": [("", "0.1"), ("", "0.2"), (" soft", "+0.1")],
     }
     assert "The data are the same, to the digest of all values." in made
     assert re.search(r'<th scope="row">all</th><td class="n">5.0</td><td class="n">3.0</td>', made)
@@ -452,6 +471,14 @@ def test_a_comparison_draws_the_learning_curves_of_all_runs_in_the_colours_of_th
     assert Page(made).open == []
     without = render_comparison([{**run, "curves": {}} for run in runs], rows)
     assert "None of these runs has a history of its training." in without
+
+
+def test_a_best_that_may_be_the_best_by_chance_is_not_praised_alone() -> None:
+    said = "may be the best by chance"
+    assert said in render_comparison(*compared())  # 0.8 and 0.9, with 0.1 and 0.2
+    runs, rows = compared()
+    surer = {**rows, "metrics": {**rows["metrics"], "auc_interval.std": (0.01, 0.02)}}
+    assert said not in render_comparison(runs, surer)
 
 
 def test_a_comparison_says_when_metrics_are_of_different_events() -> None:
