@@ -27,7 +27,16 @@ import numpy as np
 
 from mlaas_spark import storage
 from mlaas_spark.config import TrainConfig
-from mlaas_spark.errors import ChunkError, MlaasSparkError, ModelContractError, from_text, reason, to_text
+from mlaas_spark.errors import (
+    ChunkError,
+    MlaasSparkError,
+    ModelContractError,
+    UnreadableInputError,
+    UnwritableOutputError,
+    from_text,
+    reason,
+    to_text,
+)
 from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.ml.group import Group, listen
 from mlaas_spark.transform import FeatureTransform
@@ -353,21 +362,26 @@ def _telling(url: str, stream: ChunkStream, config: TrainConfig) -> Iterator[Non
     own, every = (sum(events(TRAIN, chunk) for chunk in turns) for events in (stream.own_events, stream.events))
     ended = threading.Event()
 
-    def tell() -> None:
-        while not ended.wait(_TELL_S):
-            try:
-                storage.write_atomic(url, json.dumps(stream.meter.events(TRAIN) * every // max(own, 1)).encode())
-            except MlaasSparkError as error:  # progress is not worth a training
-                print(f"progress is not told any more: {error}", file=sys.stderr)  # noqa: T201 - the executor's log
-                return
+    def tell() -> bool:
+        try:
+            storage.write_atomic(url, json.dumps(stream.meter.events(TRAIN) * every // max(own, 1)).encode())
+        except (UnreadableInputError, UnwritableOutputError) as error:  # progress is not worth a training
+            sys.stderr.write(f"progress is not told any more: {error}\n")  # the executor's log
+            return False
+        return True
 
-    teller = threading.Thread(target=tell, name="progress", daemon=True)
+    def tell_again() -> None:
+        while not ended.wait(_TELL_S) and tell():
+            pass
+
+    teller = threading.Thread(target=tell_again, name="progress", daemon=True)
     teller.start()
     try:
         yield
     finally:
         ended.set()
         teller.join()
+    tell()
 
 
 def _keeper(job: Job, config: TrainConfig, name: str) -> Keeper | None:
