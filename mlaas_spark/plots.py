@@ -454,7 +454,12 @@ def compared_curves(runs: Mapping[str, Mapping[str, Any]]) -> Plot | None:
                         text = f"{plain(letter)}, {what}"
                         # those below are wider: equal curves, of one seed, are seen both
                         width = 1.5 + 1.5 * min(len(runs) - 1 - place, 3)
-                        drawn = {"color": colour, "marker": marker, "markersize": 2 + width, "linewidth": width}
+                        drawn: dict[str, Any] = {
+                            "color": colour,
+                            "marker": marker,
+                            "markersize": 2 + width,
+                            "linewidth": width,
+                        }
                         axes.plot(found["fits"], values, line, label=text, **drawn)
                         axes.annotate(
                             plain(letter), (found["fits"][-1], values[-1]), (4, 0), textcoords="offset points",
