@@ -1,75 +1,162 @@
-"""What a job spent its time on, and what to change: from measured seconds, in a line. Pure."""
+"""What a job spent its time on, and what to change: from measured seconds. Pure; the one owner of that advice."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TRAIN = "train"
-_START = "start Spark"
 _SHORT_S = 10.0
 
+READING, DECOMPRESSING, KERNEL = "reading", "decompressing", "kernel"
+HAND_OVER, FIRST, FIT, TOGETHER = "hand-over to TensorFlow", "first step", "fit", "other workers"
+REST = "the rest"
+
 _CURES = {
-    _START: "run several verbs in one session (a notebook, spark-submit), it is paid once",
+    # stages, by their names in run.json, and those of throughput
+    "start Spark": "it is paid once a session: run several verbs in one (a notebook, spark-submit), or on more events",
+    "model file": "most of it is the import of the model's library, and counts less with more events",
     "open files": "fewer and larger files, or more cores: headers are read in parallel (spark.master, --num-executors)",
-    "convert": "more cores; fewer branches (--branches, --exclude); zstd is slower than lz4 (--compression)",
-    "specs": "more cores; keep specs.json (features.specs): only new files are read again",
-    "chunks": "more cores; fewer branches; chunks that are there are used again (chunks.folder)",
-    "predict": "more cores; fewer branches beside the scores (--keep, --beside)",
-    "evaluate": "evaluate.importance and evaluate.bootstrap of the config with fewer repeats",
-    "export": "export.inputs=raw alone makes one bundle in place of two",
+    "convert": "more cores (spark.master); fewer branches (--branches, --exclude); lz4, not zstd (--compression)",
+    "count events": "more cores (spark.master): what the selection needs of every event is read",
+    "specs": "more cores (spark.master), fewer branches (input.branches); keep specs.json (features.specs): only new "
+    "files are read again",
+    "chunks": "more cores or executors (spark.master), fewer branches (input.branches); chunks that are there are used "
+    "again (chunks.folder)",
+    "build model": "most of it is the import of the model's library",
+    TRAIN: "fewer epochs (train.epochs), larger batches (train.batch_size), more workers (train.workers) or a smaller "
+    "model",
+    "evaluate": "a smaller evaluate.importance_events, evaluate.bootstrap or evaluate.train_events",
+    "export": "export.inputs=raw alone makes one bundle in place of two; most of it is the check that they score as "
+    "the model does",
+    "predict": "more cores (spark.master); fewer branches beside the scores (--keep, --beside)",
+    "stream": "features.caps, more train.threads, chunks.layout=dense",
+    # parts of the training
+    READING: "chunks on a nearer disk, more train.threads than {threads}, or more cores",
+    DECOMPRESSING: "fewer branches (input.branches), more train.threads than {threads}, or more cores",
+    KERNEL: "features.caps, chunks.layout=dense, more train.threads than {threads}, or more cores",
+    HAND_OVER: "a larger train.batch_size, features.caps",
+    FIRST: "it is paid once: the model's library compiles the step; more events, or a smaller model",
+    FIT: "a larger train.batch_size, a smaller model, train.workers",
+    TOGETHER: "a larger train.batch_size, fewer train.workers, or cores and network of equal speed for all of them",
 }
+
+
+def cure(name: str, threads: int = 0) -> str:
+    """What makes a stage or a part of the training shorter, "" where nothing is known to."""
+    return _CURES.get(name, "").format(threads=threads)
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """Where a training's time went, in seconds.
+    """Where a training's time went, in seconds; of several workers the mean of each.
 
     Attributes:
-        waited: The training waited for the next batch.
+        waited: Who takes the stream's batches waited for its threads.
         kernel: Threads normalised, padded and shuffled, added up.
-        read: Threads read and decompressed, added up.
-        threads: So many of them.
+        read: Threads waited for the bytes of row groups, or for a core, added up.
+        decoded: Threads decompressed, added up.
+        handed: The training waited for its next batch, for whatever reason.
+        first: It made its first step, which its library compiles.
+        fit: It made the other steps, and judged the validation split.
+        together: Workers waited for each other and added up.
+        threads: So many read.
+        measured: Whether the fit was timed; of a model with a ``fit`` of its own on a stream it cannot be.
     """
 
-    waited: float
-    kernel: float
-    read: float
-    threads: int
+    waited: float = 0.0
+    kernel: float = 0.0
+    read: float = 0.0
+    decoded: float = 0.0
+    handed: float = 0.0
+    first: float = 0.0
+    fit: float = 0.0
+    together: float = 0.0
+    threads: int = 1
+    measured: bool = True
+
+    @classmethod
+    def of(cls, seconds: Mapping[str, float], threads: int) -> Self:
+        """From what a meter has counted, by the names of the attributes."""
+        known = {one.name for one in fields(cls)} - {"threads", "measured"}
+        given = {name: value for name, value in seconds.items() if name in known}
+        return cls(**given, threads=threads, measured=bool(given.get("fit") or given.get("first")))
+
+    def parts(self, seconds: float) -> dict[str, float]:
+        """The seconds of a training by what it did; they add up to all of them.
+
+        What it waited for events is dealt to reading, decompressing and the kernel as its threads spent their time;
+        what it waited for batches beyond that is the hand-over.
+
+        Args:
+            seconds: It took.
+        """
+        starved = min(self.waited, self.handed) if self.measured else min(self.waited, seconds)
+        busy = self.read + self.decoded + self.kernel
+        spent = ((READING, self.read), (DECOMPRESSING, self.decoded), (KERNEL, self.kernel))
+        parts = {name: starved * part / busy for name, part in spent} if busy else {READING: starved}
+        if not self.measured:
+            return {**parts, FIT: max(seconds - starved, 0.0)}
+        parts |= {HAND_OVER: self.handed - starved, FIRST: self.first, FIT: self.fit}
+        if self.together:
+            parts[TOGETHER] = self.together
+        return {**parts, REST: max(seconds - sum(parts.values()), 0.0)}
 
 
-def bottleneck(seconds: Mapping[str, float], streamed: Streamed | None = None) -> str | None:
-    """The stage that took longest, with its share and what to change; None of a job of seconds.
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What took longest.
+
+    Attributes:
+        stage: The longest stage.
+        seconds: It took.
+        total: All stages took.
+        part: Of a training whose time was measured by parts, the longest of these.
+        of: Seconds of that part.
+        cure: What makes it shorter; "" where nothing is known to.
+    """
+
+    stage: str
+    seconds: float
+    total: float
+    part: str | None
+    of: float
+    cure: str
+
+    @property
+    def line(self) -> str:
+        """All of it, for the end of a job."""
+        where = f"{self.stage}, {self.seconds:.0f} of {self.total:.0f} s"
+        if self.part is not None:
+            where = (
+                f"{self.part}, {self.of:.0f} of the {self.seconds:.0f} s of {self.stage} ({self.total:.0f} s in all)"
+            )
+        return f"bottleneck: {where}" + (f"; to shorten it: {self.cure}" if self.cure else "")
+
+
+def longest(seconds: Mapping[str, float], streamed: Streamed | None = None) -> Bottleneck | None:
+    """The stage that took longest, of a training the part of it; None without stages.
 
     Args:
         seconds: Of each stage.
         streamed: Of the stage ``train``, what it did meanwhile.
     """
-    total = sum(seconds.values())
-    if total < _SHORT_S:
+    if not seconds:
         return None
-    name, longest = max(seconds.items(), key=lambda item: item[1])
-    told = f"most time went into {name}: {longest:.0f} of {total:.0f} s"
-    if name == TRAIN and streamed is not None:
-        return f"{told}, {_of_training(longest, streamed)}"
-    return f"{told}; to shorten it: {_CURES[name]}" if name in _CURES else told
+    total = sum(seconds.values())
+    stage, most = max(seconds.items(), key=lambda item: item[1])
+    if stage == TRAIN and streamed is not None:
+        parts = streamed.parts(most)
+        part, of = max(parts.items(), key=lambda item: item[1])
+        if part != REST:
+            return Bottleneck(stage, most, total, part, of, cure(part, streamed.threads))
+    return Bottleneck(stage, most, total, None, most, cure(stage))
 
 
-def _of_training(seconds: float, streamed: Streamed) -> str:
-    """Whether training waited for events or for the model, and of the former for what."""
-    share = 100 * streamed.waited / seconds
-    if streamed.waited < seconds / 2:
-        return (
-            f"{100 - share:.0f} % of it in the fit and the hand-over to it; to shorten it: a larger train.batch_size, "
-            "a smaller model, train.workers"
-        )
-    busy = streamed.kernel + streamed.read
-    threads = f"more train.threads than {streamed.threads}"
-    if streamed.read >= streamed.kernel:
-        of = f"reading and decompressing, {streamed.read:.0f} of {busy:.0f} s of its threads"
-        return f"{share:.0f} % of it waiting for {of}; to shorten it: chunks on a nearer disk, lz4, {threads}"
-    of = f"the kernel that pads and normalises, {streamed.kernel:.0f} of {busy:.0f} s of its threads"
-    return f"{share:.0f} % of it waiting for {of}; to shorten it: features.caps, chunks.layout=dense, {threads}"
+def bottleneck(seconds: Mapping[str, float], streamed: Streamed | None = None) -> str | None:
+    """What :func:`longest` finds, in a line; None of a job of seconds."""
+    found = longest(seconds, streamed)
+    return found.line if found is not None and found.total >= _SHORT_S else None

@@ -1,4 +1,6 @@
-"""What this machine has of what mlaas_spark needs, each with how to mend it. Quick: no JVM is started, no file written.
+"""What this machine has of what mlaas_spark needs, each with how to mend it. Quick: no JVM is started.
+
+No file is written but in a folder that the user names to be tried, and that file is removed.
 
 A check takes what it looks at as arguments and gives a :class:`Check`; :func:`checks` looks at this machine.
 """
@@ -12,6 +14,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -80,12 +84,13 @@ class Needs:
         return cls("hdfs" in schemes, (master or "").startswith("yarn"), xrootd, proxy)
 
 
-def checks(needs: Needs, writes: Sequence[str]) -> list[Check]:
+def checks(needs: Needs, writes: Sequence[str], tried: Sequence[str] = ()) -> list[Check]:
     """All checks of this machine.
 
     Args:
         needs: What the work asks for.
-        writes: Folders that would be written: paths or URLs.
+        writes: Folders that would be written: paths or URLs; nothing is written to find out.
+        tried: Further ones, in which a small file is written and removed.
     """
     from mlaas_spark.spark.probe import memory_of_machine
 
@@ -96,7 +101,8 @@ def checks(needs: Needs, writes: Sequence[str]) -> list[Check]:
         *packages(requires("mlaas-spark") or [], _version),
         cores(available_cores()),
         memory(memory_of_machine()),
-        *(writable(place) for place in dict.fromkeys([*writes, *scratch(environment)])),
+        *(writable(place) for place in dict.fromkeys([*writes, *scratch(environment)]) if place not in tried),
+        *(written(place) for place in dict.fromkeys(tried)),
         hadoop(environment.get("HADOOP_CONF_DIR"), needed=needs.hdfs or needs.yarn),
         kerberos(ticket(environment), needed=needs.hdfs or needs.yarn),
         xrootd(_version, needed=needs.xrootd),
@@ -192,7 +198,7 @@ def writable(place: str) -> Check:
         path = storage.local_path(storage.absolute(place))
         if path is None:
             storage.exists(storage.absolute(place))
-            return Check(name, "ok", "its server answers; whether you may write there is known when you do")
+            return Check(name, "ok", "its server answers; to see whether you may write there, name it by --out")
     except MlaasSparkError as error:
         return Check(name, "fail", str(error), "choose a folder that you can reach: --set runs=FOLDER, --out FOLDER")
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -205,6 +211,46 @@ def writable(place: str) -> Check:
     if free < _DISK:
         return Check(name, "warn", text, "chunks are as large as the branches that are read: make room")
     return Check(name, "ok", text)
+
+
+def written(place: str) -> Check:
+    """As :func:`writable`, but a small file is written and removed, in the folder or the nearest above that is there.
+
+    What only trying tells: rights on a server, quotas, a disk that is mounted to be read.
+    """
+    name = f"write {place}"
+    try:
+        folder = storage.absolute(place)
+        nearest = _nearest(folder)
+        file = storage.join(nearest, f".mlaas-spark-doctor-{uuid.uuid4().hex}")
+        try:
+            storage.write_atomic(file, b"mlaas-spark doctor tries whether it may write here\n")
+        except MlaasSparkError:
+            with suppress(MlaasSparkError):  # which hides no error that led here
+                storage.remove(file)
+            raise
+        storage.remove(file)
+    except MlaasSparkError as error:
+        mend = "ask who owns the folder for the right to write there, or choose another: --out FOLDER"
+        return Check(name, "fail", str(error), mend)
+    above = "" if nearest == folder else f", in {nearest}: the folder itself is not there yet"
+    known = writable(place) if storage.local_path(folder) is not None else None
+    if known is not None and known.state != "ok":
+        return known
+    free = f"; {known.found.partition(';')[0]}" if known else ""
+    return Check(name, "ok", f"a small file was written and removed{above}{free}")
+
+
+def _nearest(folder: str) -> str:
+    """The folder, or the nearest above it that is there; of a server at the least its root."""
+    start, scheme, path = folder.rpartition("://")
+    host, slash, inside = path.partition("/") if scheme else ("", "/", path.removeprefix("/"))
+    parts = [part for part in inside.split("/") if part]
+    for depth in range(len(parts), 0, -1):
+        there = f"{start}{scheme}{host}{slash}{'/'.join(parts[:depth])}"
+        if storage.is_folder(there):
+            return there
+    return f"{start}{scheme}{host}/"
 
 
 def hadoop(folder: str | None, *, needed: bool) -> Check:

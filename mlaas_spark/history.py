@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -37,6 +37,7 @@ class Run:
         settings: The resolved config, ``section.key``: value.
         data: Digests of chunks, plan, specs and transform; the input's files with uuid and entries.
         code: Versions of packages, and the digest of the model file where the run has it.
+        curves: ``learning_curves`` of its metrics: the history of the training; {} where there is none.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Run:
     settings: dict[str, Any]
     data: dict[str, str]
     code: dict[str, str]
+    curves: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -175,9 +177,21 @@ def read(folder: str) -> Run:
             settings=flat(settings),
             data={**{name: digests[name] for name in _DATA_DIGESTS if name in digests}, **files},
             code={**told["versions"], **model},
+            curves=_checked_curves(metrics.get("learning_curves") or {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UnreadableInputError(folder, f"it is not as a run writes it ({reason(error)})") from error
+
+
+def _checked_curves(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Curves as plots take them: as many values of each series as there are fits."""
+    if not found:
+        return {}
+    fits, series = list(found["fits"]), {str(name): list(values) for name, values in found["series"].items()}
+    if any(len(values) != len(fits) for values in series.values()):
+        msg = "its learning curves have values of other fits"
+        raise ValueError(msg)
+    return {"fits": fits, "series": series}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

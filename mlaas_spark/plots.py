@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -38,6 +38,7 @@ _IN_THE_DARK = {
 }
 _MOST_CURVES = len(COLOURS)
 _MOST_BRANCHES = 20
+_MARKED = 60  # points of a curve that are marked one by one
 _LONGEST = 40  # letters of a name
 _LONGEST_TICK = 18
 _PANEL = (5.6, 4.2)  # inches
@@ -294,7 +295,9 @@ def _confusion(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         for row, column in np.ndindex(share.shape):
             dark = np.isfinite(share[row, column]) and share[row, column] > 0.55
             text = f"{100 * share[row, column]:.1f} %\n" if np.isfinite(share[row, column]) else "-\n"
-            text += f"{_short(matrix['sum'][row][column])} ± {_short(matrix['error'][row][column])}"
+            text += (
+                f"{_short(matrix['sum'][row][column])} ± {_short(float(format(matrix['error'][row][column], '.2g')))}"
+            )
             size = 8 if len(labels) <= 4 else 5
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_ON_DARK if dark else _ON_LIGHT)
     names = [_class(label, metrics, _LONGEST_TICK) for label in labels]
@@ -399,13 +402,10 @@ def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
     if not found:
         return
     series = found["series"]
-    names = [name for name in series if not name.startswith("val_")]
-    names = [name for name in names if name != "loss" and f"val_{name}" in series][:3]
-    names = [*(["loss"] if {"loss", "val_loss"} & series.keys() else []), *names]
-    if not names:
+    if not (names := curve_names(series)):
         return
     figure, several = canvas(len(names))
-    marker = "o" if len(found["fits"]) <= 60 else ""
+    marker = "o" if len(found["fits"]) <= _MARKED else ""
     for axes, name in zip(several, names, strict=True):
         for colour, key, text in ((COLOURS[0], name, "training"), (COLOURS[1], f"val_{name}", "validation")):
             if key in series:
@@ -414,12 +414,77 @@ def _learning_curves(metrics: Mapping[str, Any]) -> Iterator[Plot]:
         best = found["best"]
         if name == "loss" and best:
             axes.axvline(best["fit"], color=GREY, linestyle=":", label=f"lowest {best['metric']}: fit {best['fit']}")
-        axes.set(xlabel="fit of an epoch", ylabel=plain(name))
+        axes.set(xlabel=_FIT, ylabel=plain(name))
         axes.legend()
         whole_ticks(axes)
     last = ", ".join(f"{name} {series[name][-1]:.4g}" for name in series if series[name][-1] is not None)
     title = "Learning curves: loss of training and validation by epoch"
     yield Plot("learning_curves", title, f"Learning curves; at the end {last}", *images(figure))
+
+
+_FIT = "fit (an epoch, or one of a chunk)"
+
+
+def curve_names(series: Iterable[str]) -> list[str]:
+    """What of a training's history is drawn: the loss, and the first metrics of which validation has some too."""
+    there = list(dict.fromkeys(series))
+    names = [name for name in there if name != "loss" and not name.startswith("val_") and f"val_{name}" in there]
+    return [*(["loss"] if {"loss", "val_loss"} & {*there} else []), *names[:3]]
+
+
+def compared_curves(runs: Mapping[str, Mapping[str, Any]]) -> Plot | None:
+    """Learning curves of several runs over each other, each run in a colour of its own; None of runs without a history.
+
+    Args:
+        runs: By the letter of the run, ``learning_curves`` of its metrics; {} of one without.
+    """
+    names = curve_names(name for found in runs.values() for name in found.get("series", ()))
+    if not names:
+        return None
+    with styled():
+        figure, several = canvas(len(names))
+        for axes, name in zip(several, names, strict=True):
+            for place, (letter, found) in enumerate(runs.items()):
+                colour = COLOURS[place % len(COLOURS)]
+                for key, line in ((name, ":"), (f"val_{name}", "-")):
+                    values = [np.nan if value is None else value for value in found.get("series", {}).get(key, ())]
+                    if values:
+                        marker = "o" if len(values) <= _MARKED else ""
+                        what = "training" if key == name else "validation"
+                        text = f"{plain(letter)}, {what}"
+                        # those below are wider: equal curves, of one seed, are seen both
+                        width = 1.5 + 1.5 * min(len(runs) - 1 - place, 3)
+                        drawn: dict[str, Any] = {
+                            "color": colour,
+                            "marker": marker,
+                            "markersize": 2 + width,
+                            "linewidth": width,
+                        }
+                        axes.plot(found["fits"], values, line, label=text, **drawn)
+                        axes.annotate(
+                            plain(letter), (found["fits"][-1], values[-1]), (4, 0), textcoords="offset points",
+                            color=colour, va="center", annotation_clip=False,
+                        )  # fmt: skip
+            axes.set(xlabel=_FIT, ylabel=plain(name))
+            axes.legend(ncols=-(-len(runs) // 4))
+            whole_ticks(axes)
+        ends = "; ".join(
+            f"{key} at the end: " + ", ".join(told)
+            for name in names
+            for key in (name, f"val_{name}")
+            if (told := [f"{letter} {of[key][-1]:.4g}" for letter, of in _ended(runs, key)])
+        )
+        return Plot(
+            "curves", f"Learning curves: {', '.join(names)} by fit", f"Learning curves; {ends}", *images(figure)
+        )
+
+
+def _ended(runs: Mapping[str, Mapping[str, Any]], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Runs that have a last value of a series."""
+    for letter, found in runs.items():
+        series = found.get("series", {})
+        if series.get(key) and series[key][-1] is not None:
+            yield letter, series
 
 
 def whole_ticks(axes: Axes) -> None:

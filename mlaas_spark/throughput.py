@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlaas_spark.bottleneck import HAND_OVER, cure
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -25,14 +27,6 @@ _WRITTEN = 64 << 20
 _COPIED = 128 << 20
 _TIMES = 3
 _MATRIX = 5  # bytes of a column of an event: a float32 and its mask
-
-_ADVICE = {
-    "convert": "more cores, fewer branches, lz4",
-    "specs": "more cores, fewer branches; specs.json is used again",
-    "chunks": "more cores, fewer branches; chunks are used again",
-    "stream": "features.caps, more train.threads, chunks.layout=dense",
-    "hand-over to TensorFlow": "a larger train.batch_size, features.caps",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ class Rate:
     @property
     def advice(self) -> str:
         """What makes it faster."""
-        return _ADVICE[self.stage]
+        return cure(self.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +118,7 @@ def compare(probe: Probe, bytes_per_entry: float, machine: Machine, handed: floa
         ("stream", probe.stream.events / probe.stream.again, (copied / (_MATRIX * probe.width), "copying in memory")),
     ]
     if handed is not None:
-        rows.append(
-            ("hand-over to TensorFlow", handed, (machine.copy / (_MATRIX * probe.width), "copying in memory, one core"))
-        )
+        rows.append((HAND_OVER, handed, (machine.copy / (_MATRIX * probe.width), "copying in memory, one core")))
     rates = tuple(Rate(stage, speed / 1e3, most / 1e3, by) for stage, speed, (most, by) in rows)
     return Throughput(rates, machine, probe.cores, probe.width)
 

@@ -22,7 +22,9 @@ _EXIT_FAILED = 2
 @takes(CONFIG | SERVER)
 def doctor(
     context: typer.Context,
-    out: Annotated[str | None, typer.Option("--out", help="A folder that you want to write.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="A folder or URL that you want to write: a small file is tried there.")
+    ] = None,
     session: Annotated[bool, typer.Option("--session", help="Start Spark too, which takes some seconds.")] = False,
     as_json: AsJson = False,
 ) -> None:

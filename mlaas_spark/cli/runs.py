@@ -41,7 +41,8 @@ def list_runs(
     found = history.find(home or resolved(context).runs)
     if as_json:
         broken = [{"folder": folder, "why": why} for folder, why in found.broken]
-        show.as_json({"runs": [run.to_json() for run in found.runs], "broken": broken})
+        told = [{key: value for key, value in run.to_json().items() if key != "curves"} for run in found.runs]
+        show.as_json({"runs": told, "broken": broken})
         return
     metrics = list(dict.fromkeys(name for run in found.runs for name in run.metrics))[:4]
     rows = [

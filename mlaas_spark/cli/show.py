@@ -91,10 +91,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:
     """Names and what they are, without a title."""
-    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        shown.add_row(*map(_cell, row))
-    _out.print(shown)
+    told = [(one_line(name), one_line(value)) for name, value in rows]
+    wide = max((len(name) for name, _ in told), default=0)
+    for name, value in told:  # a terminal wraps a long path, and still copies it whole; a table would cut it
+        _out.print(f"{name:{wide}}  {value}")
 
 
 def _cell(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 _MOST_BRANCHES = 20
 _MOST_CLASSES = 20
+_MOST_PLACES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,21 @@ def _of_interval(interval: Mapping[str, Any] | None) -> str:
 
 def _plus_minus(error: float | None, form: str = ".4f") -> str:
     return "" if error is None else f"± {error:{form}}"
+
+
+def with_error(value: float | None, error: float | None, digits: int = 2) -> str:
+    """A value and its uncertainty, this in so many digits and the value no finer: ``0.107 ± 0.008``, ``6,694 ± 82``."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:,.4g}"
+    # one digit less from 355 on, as the Particle Data Group rounds
+    exponent = math.floor(math.log10(error))
+    shown = digits - (digits > 1 and error / 10**exponent >= 3.55)
+    if (places := max(shown - 1 - exponent, 0)) > _MOST_PLACES:
+        return f"{value:.3g} ± {error:.2g}"
+    text = f"{value:,.{places}f} ± {error:,.{places}f}"
+    return text.removeprefix("-") if not float(f"{value:.{places}f}") else text
 
 
 def _classes(metrics: Mapping[str, Any]) -> Iterator[Table]:
@@ -153,7 +170,7 @@ def _residuals(metrics: Mapping[str, Any]) -> Iterator[Table]:
     rows = [
         (
             name,
-            f"{number(of['bias'], '.4g')} {_plus_minus(of['bias_error'], '.2g')}",
+            with_error(of["bias"], of["bias_error"]),
             *(number(of[key], ".4g") for key in ("std", "rmse", "mae", "r2", "median", "half_width_68")),
             number(of["relative"]["median"], ".4g"),
             number(of["relative"]["half_width_68"], ".4g"),
@@ -176,7 +193,7 @@ def _importance(metrics: Mapping[str, Any]) -> Iterator[Table]:
     rows = [
         (
             row["branch"],
-            *(f"{number(row[kind]['mean'], '.4g')} {_plus_minus(row[kind]['std'], '.1g')}" for kind in kinds),
+            *(with_error(row[kind]["mean"], row[kind]["std"]) for kind in kinds),
         )
         for row in found["branches"][:_MOST_BRANCHES]
     ]

@@ -101,7 +101,7 @@ def learner_of(
         ModelContractError: The model takes no weights, and there are some.
     """
     if is_keras(model):
-        return KerasLearner(model, examples, callbacks, config.verbose)
+        return KerasLearner(model, examples, callbacks, config.verbose, stream.meter)
     if odd := [type(callback).__name__ for callback in callbacks if type(callback).__name__ not in OF_ALL]:
         msg = (
             f"{odd[0]} is for Keras models, that of {model.name} is one of {model.library}: it has {', '.join(OF_ALL)}"
@@ -113,7 +113,8 @@ def learner_of(
         import torch
 
         torch.manual_seed(config.seed)
-        return TorchLearner(model, examples, classes=not stream.manifest.targets, callbacks=callbacks)
+        classes = not stream.manifest.targets
+        return TorchLearner(model, examples, classes=classes, callbacks=callbacks, meter=stream.meter)
     if examples.weighted and not model.takes_weights:
         why = (
             "the classes have weights (train)" if not stream.weighted else "the events have weights (see input.weight)"
@@ -123,7 +124,8 @@ def learner_of(
             "SGDClassifier and SGDRegressor do"
         )
         raise ModelContractError(msg)
-    return SklearnLearner(model, examples, range(_classes(stream)) if model.is_classifier else (), callbacks)
+    labels = range(_classes(stream)) if model.is_classifier else ()
+    return SklearnLearner(model, examples, labels, callbacks, stream.meter)
 
 
 def check_answers(model: Any, inputs: InputLayout, labels: Iterable[float]) -> None:

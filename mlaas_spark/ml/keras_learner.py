@@ -13,6 +13,7 @@ import numpy as np
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
 from mlaas_spark.ml.called import callback_state, restore_callbacks
 from mlaas_spark.ml.learner import match
+from mlaas_spark.ml.meter import FIRST, FIT, HANDED, Meter
 from mlaas_spark.ml.model import graph_reason, known_remarks
 from mlaas_spark.ml.stream import PREFETCH, dataset_of
 
@@ -32,10 +33,20 @@ class KerasLearner:
         examples: What it learns from.
         callbacks: Keras callbacks.
         verbose: As in ``Model.fit``.
+        meter: Told what takes how long.
     """
 
-    def __init__(self, model: Any, examples: Examples, callbacks: Sequence[Any] = (), verbose: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        examples: Examples,
+        callbacks: Sequence[Any] = (),
+        verbose: int = 0,
+        meter: Meter | None = None,
+    ) -> None:
         self.model, self.examples = model, examples
+        self.meter = meter or Meter()
+        self._step_part = FIRST
         self.callbacks, self._verbose = list(callbacks), verbose
         self._called: Any = None
         self._source: Iterable[Batch] = ()
@@ -82,12 +93,26 @@ class KerasLearner:
         for batch in range(first, count):
             self._call("on_train_batch_begin", f"epoch {epoch}, batch {batch}", batch)
             with self._told(f"epoch {epoch}, batch {batch}"), known_remarks():
-                logs = as_numbers(model.train_function(iterator))
+                logs = self._learned(iterator)
             self._call("on_train_batch_end", f"epoch {epoch}, batch {batch}", batch, logs)
             after(batch, logs)
             if self._leaves():
                 break
         return logs
+
+    def _learned(self, iterator: Iterator[Any]) -> Logs:
+        """The metrics of the pass so far, after a step on the next batch."""
+        with self.meter.timed(HANDED):
+            data = next(iterator)
+        with self._stepping():
+            return as_numbers(self.model.train_function(iter([data])))
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        """Time a step; the first is traced and compiled."""
+        part, self._step_part = self._step_part, FIT
+        with self.meter.timed(part):
+            yield
 
     def _leaves(self) -> bool:
         """Whether a pass ends after this batch."""
@@ -101,8 +126,9 @@ class KerasLearner:
         self._call("on_test_begin", "validation")
         logs: Logs = {}
         with self._told("validation"), known_remarks():
-            for batch in self._dataset:
-                logs = as_numbers(model.test_function(iter([batch])))
+            for batch in self.meter.waiting(HANDED, self._dataset):
+                with self.meter.timed(FIT):
+                    logs = as_numbers(model.test_function(iter([batch])))
         logs = self._judged(logs)
         self._call("on_test_end", "validation", logs)
         return logs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from mlaas_spark.errors import MlaasSparkError, ModelContractError, reason
+from mlaas_spark.ml.meter import FIT, HANDED, Meter
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -130,10 +131,12 @@ class LoopLearner(ABC):
 
     Args:
         callbacks: Keras callbacks that ``ml.callbacks`` has found fit.
+        meter: Told what takes how long.
     """
 
-    def __init__(self, callbacks: Sequence[Any] = ()) -> None:
+    def __init__(self, callbacks: Sequence[Any] = (), meter: Meter | None = None) -> None:
         self.callbacks = list(callbacks)
+        self.meter = meter or Meter()
         self.stop_training = False
         self._tally = Tally()
 
@@ -208,8 +211,8 @@ class LoopLearner(ABC):
             callback.on_epoch_begin(epoch)
         source: Any = batches
         with closing(source):
-            for number, batch in self._batches(source, first, count):
-                with self._told(f"epoch {epoch}, batch {number}"):
+            for number, batch in self.meter.waiting(HANDED, self._batches(source, first, count)):
+                with self._told(f"epoch {epoch}, batch {number}"), self.meter.timed(FIT):
                     self._step(epoch, number, batch)
                 after(number, self._tally.logs)
         return self._tally.logs
@@ -219,8 +222,9 @@ class LoopLearner(ABC):
         tally = Tally()
         source: Any = batches
         with closing(source), self._told("validation"), self._without_learning():
-            for batch in source:
-                self._count(tally, batch)
+            for batch in self.meter.waiting(HANDED, source):
+                with self.meter.timed(FIT):
+                    self._count(tally, batch)
             return self._judged(tally).logs
 
     def end_epoch(self, epoch: int, row: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What a stream of chunks is doing: events delivered, seconds waited, read and decoded. Counted by several threads."""
+"""What a training and its stream are doing: events delivered, seconds of each part. Counted by several threads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+T = TypeVar("T")
+
+WAITED, KERNEL, READ, DECODED = "waited", "kernel", "read", "decoded"
+"""Parts of a stream: who takes its batches waits for its threads; threads make batches of row groups, wait for the
+bytes of row groups, decompress them."""
+
+HANDED, FIRST, FIT, TOGETHER = "handed", "first", "fit", "together"
+"""Parts of a training: it waits for its next batch, what the stream waits included; it makes its first step, which its
+library compiles; it learns from batches and judges them; workers wait for each other and add up."""
 
 
 class Meter:
@@ -33,6 +43,17 @@ class Meter:
         """Seconds of a part of the work so far, of all threads."""
         return self._seconds.get(part, 0.0)
 
+    def parts(self) -> dict[str, float]:
+        """Seconds of all parts so far."""
+        with self._lock:
+            return dict(self._seconds)
+
+    def spent(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds that were measured elsewhere, by part."""
+        with self._lock:
+            for part, more in seconds.items():
+                self._seconds[part] = self._seconds.get(part, 0.0) + more
+
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add what is done within to a part of the work."""
@@ -40,5 +61,30 @@ class Meter:
         try:
             yield
         finally:
-            with self._lock:
-                self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
+            self.spent({part: time.perf_counter() - began})
+
+    def waiting(self, part: str, source: Iterable[T]) -> Iterator[T]:
+        """What the source gives; the time until it does is added to a part of the work."""
+        iterator = iter(source)
+        while True:
+            with self.timed(part):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+            del item  # it may be large: not held while the next is waited for
+
+    @contextmanager
+    def timed_apart(self, waiting: str, working: str) -> Iterator[None]:
+        """Add what is done within to two parts: what its thread computes, and what it waits.
+
+        It waits for a disk, a network, or a core that is free.
+        """
+        began, busy = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            computed = time.thread_time() - busy
+            waited = time.perf_counter() - began - computed
+            self.spent({working: computed, waiting: max(waited, 0.0)})

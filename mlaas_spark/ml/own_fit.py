@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas_spark.errors import MlaasSparkError, ModelContractError
 from mlaas_spark.ml.keras_learner import dataset
+from mlaas_spark.ml.meter import FIT, HANDED
 from mlaas_spark.ml.model import graph_reason, known_remarks
 from mlaas_spark.ml.stream import Batch
 from mlaas_spark.ml.train import TRAIN, VALIDATION, History, Row, finite, refuse_nan
@@ -49,13 +50,16 @@ def train(learner: KerasLearner, stream: ChunkStream, config: TrainConfig, progr
     if config.mode == "all":
         chunks = [None]
     for done, chunk in enumerate(chunks, start=1):
-        events = _arrays(stream, TRAIN, chunk)
-        validation = (
-            learner.examples.of(_arrays(stream, VALIDATION, chunk)) if stream.events(VALIDATION, chunk) else None
-        )
+        with stream.meter.timed(HANDED):
+            events = _arrays(stream, TRAIN, chunk)
+            examples = learner.examples.of(events)
+            judged = (
+                learner.examples.of(_arrays(stream, VALIDATION, chunk)) if stream.events(VALIDATION, chunk) else None
+            )
         where = "all chunks" if chunk is None else f"chunk {chunk}"
-        with known_remarks():
-            new = _fit_arrays(learner.model, config, learner.examples.of(events), validation, where, learner.callbacks)
+        with known_remarks(), stream.meter.timed(FIT):
+            new = _fit_arrays(learner.model, config, examples, judged, where, learner.callbacks)
+        stream.meter.add(TRAIN, stream.events(TRAIN, chunk) * (config.epochs - 1))  # they were delivered once
         for row in new:
             if not finite(row):
                 refuse_nan(row, f"epoch {row['epoch']:g} of {where}", stream.transform, events.matrix)

@@ -1,7 +1,8 @@
 """Training on several workers of a cluster: on the driver what they are to do, and the model that comes back.
 
 Each worker is a process of its own (:mod:`mlaas_spark.ml.worker`). They share a folder for the time of the training:
-``start.npz``, the state that all begin with, ``rows.json``, how far it is, and ``end.npz``, the trained state.
+``start.npz``, the state that all begin with, ``rows.json`` and ``done.json``, how far it is (the history, the events
+of all workers), and ``end.npz``, the trained state.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from mlaas_spark import storage
 from mlaas_spark.errors import ModelContractError, UnreadableInputError, UnwritableOutputError
 from mlaas_spark.ml.fit import checked_examples, learner_of
 from mlaas_spark.ml.parallel_learner import check_parallel
-from mlaas_spark.ml.train import History, nobody_looks
-from mlaas_spark.ml.worker import END, FILES, ROWS, START, Job, Launch, packed, unpacked
+from mlaas_spark.ml.train import TRAIN, History, nobody_looks
+from mlaas_spark.ml.worker import DONE, END, FILES, ROWS, START, Job, Launch, packed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from mlaas_spark.config import TrainConfig
     from mlaas_spark.ml.checkpoint import Keeper
+    from mlaas_spark.ml.meter import Meter
     from mlaas_spark.ml.stream import ChunkStream
     from mlaas_spark.ml.train import Progress
     from mlaas_spark.usercode import UserFile
@@ -80,9 +82,11 @@ def fit(
     with _folder(stream.folder) as folder, _kept(keeper):
         storage.write_atomic(storage.join(folder, START), packed(learner.state()))
         job = Job.of(stream, config, file, examples.factors, folder, keeper)
-        with _watched(storage.join(folder, ROWS), progress or nobody_looks):
+        with _watched(folder, progress or nobody_looks, stream.meter):
             answers = together(config.workers, Launch(job.to_json(), config.patience))
-        answer = json.loads(answers[0])
+        answer, *others = map(json.loads, answers)
+        for worker in (answer, *others):  # seconds of one worker are those of the mean
+            stream.meter.spent({part: of / len(answers) for part, of in worker["seconds"].items()})
         content = storage.read_bytes(storage.join(folder, END))
         if files and storage.exists(written := storage.join(folder, FILES)):
             with storage.local_copy(written) as copy:
@@ -126,18 +130,22 @@ def _kept(keeper: Keeper | None) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(url: str, progress: Progress) -> Iterator[None]:
-    """Meanwhile ``progress`` is told of each new row of a history that another process writes there."""
+def _watched(folder: str, progress: Progress, meter: Meter) -> Iterator[None]:
+    """Meanwhile ``progress`` is told of each new row of the history that worker 0 writes there, the meter of events."""
     done = threading.Event()
-    told = 0
+    rows, events = storage.join(folder, ROWS), storage.join(folder, DONE)
+    told = seen = 0
 
     def tell() -> None:
-        nonlocal told
-        if not storage.exists(url):
-            return
-        for number, total, row in json.loads(storage.read_bytes(url))[told:]:
-            progress(number, total, row)
-            told += 1
+        nonlocal told, seen
+        if storage.exists(events):
+            newest = max(seen, int(json.loads(storage.read_bytes(events))))
+            meter.add(TRAIN, newest - seen)
+            seen = newest
+        if storage.exists(rows):
+            for number, total, row in json.loads(storage.read_bytes(rows))[told:]:
+                progress(number, total, row)
+                told += 1
 
     def watch() -> None:
         while not done.wait(_LOOK_S):

@@ -10,6 +10,7 @@ import numpy as np
 from mlaas_spark.errors import ModelContractError
 from mlaas_spark.ml import gloo
 from mlaas_spark.ml.keras_learner import KerasLearner, as_numbers
+from mlaas_spark.ml.meter import FIT, HANDED, TOGETHER
 from mlaas_spark.ml.torch_learner import TorchModel
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.group import Group
     from mlaas_spark.ml.learner import Logs, State
+    from mlaas_spark.ml.meter import Meter
 
 _MEANS = {"sum_over_batch_size", "mean"}
 
@@ -37,12 +39,19 @@ class ParallelLearner(KerasLearner):
         group: The workers.
         start: The state that all of them begin with.
         callbacks: Keras callbacks.
+        meter: Told what takes how long.
     """
 
     def __init__(
-        self, model: Any, examples: Examples, group: Group, start: State, callbacks: Sequence[Any] = ()
+        self,
+        model: Any,
+        examples: Examples,
+        group: Group,
+        start: State,
+        callbacks: Sequence[Any] = (),
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(model, examples, callbacks)
+        super().__init__(model, examples, callbacks, meter=meter)
         self.group, self._start = group, start
         self._leave = False
         self._learns: Any = None
@@ -55,7 +64,6 @@ class ParallelLearner(KerasLearner):
         super().begin(epochs)
         self.restore(self._start)
         self._make_step()
-        self.model.train_function = self._step
 
     def restore(self, state: State) -> None:
         """As the base; but workers draw random numbers of their own, for dropout, from the one state."""
@@ -127,17 +135,23 @@ class ParallelLearner(KerasLearner):
         self._learns = tf.function(learns, input_signature=[spec, *[tf.TensorSpec((), number)] * 2])
         self._applies = tf.function(applies)
 
-    def _step(self, iterator: Any) -> Any:
-        """One step of all workers; the metrics of the pass so far, of all of them."""
+    def _learned(self, iterator: Iterator[Any]) -> Logs:
+        """As the base, of a step of all workers: who has no batch any more takes part."""
         import tensorflow as tf
 
-        data = next(iterator, None)
+        with self.meter.timed(HANDED):
+            data = next(iterator, None)
         events = 0 if data is None else int(tf.nest.flatten(data)[0].shape[0])
         leaves = float(self.model.stop_training)
-        part, before = self._learns(self._nothing if data is None else data, self._number(events), self._number(leaves))
-        total = self.group.total(part.numpy())
+        shown = self._nothing if data is None else data
+        with self._stepping():
+            part, before = self._learns(shown, self._number(events), self._number(leaves))
+            mine = part.numpy()
+        with self.meter.timed(TOGETHER):
+            total = self.group.total(mine)
         self._leave = bool(total[1])
-        return self._applies(tf.constant(total), before)
+        with self.meter.timed(FIT):
+            return as_numbers(self._applies(tf.constant(total), before))
 
     def _leaves(self) -> bool:
         return self._leave  # all at once: who has asked for it has told the others in this step

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.group import Group
     from mlaas_spark.ml.learner import State
+    from mlaas_spark.ml.meter import Meter
     from mlaas_spark.ml.torch_learner import TorchModel
 
 _LEAST = 2  # events that a worker shows its module: batch normalisation refuses one
@@ -44,6 +45,7 @@ class ParallelTorchLearner(TorchLearner):
         seed: Of random numbers.
         classes: Whether it learns classes, whose accuracy is reported.
         callbacks: Keras callbacks.
+        meter: Told what takes how long; what workers wait for each other is in the fit.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class ParallelTorchLearner(TorchLearner):
         *,
         classes: bool,
         callbacks: Sequence[Any] = (),
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(model, examples, classes=classes, callbacks=callbacks)
+        super().__init__(model, examples, classes=classes, callbacks=callbacks, meter=meter)
         self.group, self._start, self._seed = group, start, seed
         self._forward: Any = model.module
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.learner import State
+    from mlaas_spark.ml.meter import Meter
     from mlaas_spark.ml.stream import Batch
 
 _TINY = 1e-7  # the nearest to 0 and 1 that a probability counts as, as in Keras
@@ -146,12 +147,18 @@ class SklearnLearner(LoopLearner):
         examples: What it learns from.
         classes: All classes of the labels, in order; () for a regressor.
         callbacks: Keras callbacks.
+        meter: Told what takes how long.
     """
 
     def __init__(
-        self, model: SklearnModel, examples: Examples, classes: Sequence[int], callbacks: Sequence[Any] = ()
+        self,
+        model: SklearnModel,
+        examples: Examples,
+        classes: Sequence[int],
+        callbacks: Sequence[Any] = (),
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(callbacks)
+        super().__init__(callbacks, meter)
         self.model, self.examples = model, examples
         self._classes = np.array(classes, np.int64)
         self._began = hasattr(model.estimator, "n_features_in_")

@@ -19,7 +19,7 @@ from mlaas_spark.errors import ChunkError, MlaasSparkError, SpecsMismatchError, 
 from mlaas_spark.manifest import FEATURES, LABEL, MASK, WEIGHT, Manifest, label_columns
 from mlaas_spark.memory import Buffers
 from mlaas_spark.mixing import SPLITS
-from mlaas_spark.ml.meter import Meter
+from mlaas_spark.ml.meter import DECODED, KERNEL, READ, WAITED, Meter
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mlaas_spark.memory import Empty
-
-WAITED, KERNEL, READ = "waited", "kernel", "read"
-"""What the meter of a stream times: its consumer waits for a batch; threads make batches; threads read row groups."""
 
 PREFETCH = 2  # batches that tf.data has ready
 _LONG_ENOUGH_S, _SOME = 0.5, 8_192
@@ -165,6 +162,13 @@ class ChunkStream:
     def events(self, split: str, chunk: int | None = None) -> int:
         """Events of a split, in one chunk or in all."""
         return sum(file.rows for file in self.manifest.of(split, chunk))
+
+    def own_events(self, split: str, chunk: int | None = None) -> int:
+        """Those of them that this process reads."""
+        every = shares(self.events(split, chunk), self.batch_size, self.shards)
+        return sum(
+            every[shard].stop - every[shard].start for shard in (range(self.shards) if self.mine is None else self.mine)
+        )
 
     def steps(self, split: str, chunk: int | None = None) -> int:
         """Batches of a pass; as long as one shard has events, there is one more."""
@@ -348,7 +352,7 @@ class ChunkStream:
             one_row_group,
             self.threads,
             lambda file, row_group: (file, row_group) in wanted,
-            timed=partial(self.meter.timed, READ),
+            timed=partial(self.meter.timed_apart, READ, DECODED),
             check=check,
         )
 

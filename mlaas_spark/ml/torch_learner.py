@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlaas_spark.ml.examples import Examples
     from mlaas_spark.ml.inputs import InputLayout
     from mlaas_spark.ml.learner import State
+    from mlaas_spark.ml.meter import Meter
     from mlaas_spark.ml.stream import Batch
 
 _SCORED = 4096  # events at a time
@@ -258,10 +259,19 @@ class TorchLearner(LoopLearner):
         examples: What it learns from.
         classes: Whether it learns classes, whose accuracy is reported.
         callbacks: Keras callbacks.
+        meter: Told what takes how long.
     """
 
-    def __init__(self, model: TorchModel, examples: Examples, *, classes: bool, callbacks: Sequence[Any] = ()) -> None:
-        super().__init__(callbacks)
+    def __init__(
+        self,
+        model: TorchModel,
+        examples: Examples,
+        *,
+        classes: bool,
+        callbacks: Sequence[Any] = (),
+        meter: Meter | None = None,
+    ) -> None:
+        super().__init__(callbacks, meter)
         self.model, self.examples = model, examples
         self._classes = classes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -85,6 +85,24 @@ def passes(stream: ChunkStream, config: TrainConfig) -> list[Pass]:
         return [Pass(epoch) for epoch in range(config.epochs)]
     chunks = [chunk for chunk in range(stream.manifest.chunks) if stream.events(TRAIN, chunk)]
     return [Pass(epoch, chunk) for chunk in chunks for epoch in range(config.epochs)]
+
+
+def events_before(stream: ChunkStream, config: TrainConfig, position: Position) -> int:
+    """Training events that all passes before a position had, one counted as often as it was learned from."""
+    turns = passes(stream, config)
+    whole = sum(stream.events(TRAIN, turn.chunk) for turn in turns[: position.turn])
+    if position.turn == len(turns):
+        return whole
+    return whole + min(position.batch * stream.batch_size, stream.events(TRAIN, turns[position.turn].chunk))
+
+
+def events_learned(stream: ChunkStream, rows: Sequence[Mapping[str, float]]) -> int:
+    """Training events of the epochs that a history has; where it tells of the last epoch alone, of those before too."""
+    epochs: dict[int | None, int] = {}
+    for row in rows:
+        chunk = int(row["chunk"]) if "chunk" in row else None
+        epochs[chunk] = max(epochs.get(chunk, 0), int(row["epoch"]) + 1)
+    return sum(stream.events(TRAIN, chunk) * count for chunk, count in epochs.items())
 
 
 def train(

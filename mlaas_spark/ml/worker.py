@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,23 +27,33 @@ import numpy as np
 
 from mlaas_spark import storage
 from mlaas_spark.config import TrainConfig
-from mlaas_spark.errors import ChunkError, MlaasSparkError, ModelContractError, from_text, reason, to_text
+from mlaas_spark.errors import (
+    ChunkError,
+    MlaasSparkError,
+    ModelContractError,
+    UnreadableInputError,
+    UnwritableOutputError,
+    from_text,
+    reason,
+    to_text,
+)
 from mlaas_spark.filesets import MANIFEST
 from mlaas_spark.ml.group import Group, listen
 from mlaas_spark.transform import FeatureTransform
 from mlaas_spark.usercode import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mlaas_spark.ml.checkpoint import Keeper
     from mlaas_spark.ml.learner import State
     from mlaas_spark.ml.stream import ChunkStream
 
-START, ROWS, END, FILES = "start.npz", "rows.json", "end.npz", "files"
+START, ROWS, DONE, END, FILES = "start.npz", "rows.json", "done.json", "end.npz", "files"
 """Files in the folder that the workers and the driver share."""
 
 _END_S = 30.0
+_TELL_S = 1.0  # how often the first worker says how far it is
 _LAST_LINES = 3  # of what a process that crashed has said
 
 
@@ -324,20 +334,54 @@ def work(job: Job, group: Group, hosts: list[str]) -> dict[str, Any]:
             meanwhile.enter_context(gloo.joined(group, hosts))
             classes = not stream.manifest.targets
             learner = ParallelTorchLearner(
-                model, examples, group, start, config.seed, classes=classes, callbacks=called
+                model, examples, group, start, config.seed, classes=classes, callbacks=called, meter=stream.meter
             )
         else:
-            learner = ParallelLearner(model, examples, group, start, called)
+            learner = ParallelLearner(model, examples, group, start, called, stream.meter)
         keras.utils.set_random_seed(config.seed)
         tell = partial(_tell, storage.join(job.folder, ROWS), []) if first else nobody_looks
+        if first:
+            meanwhile.enter_context(_telling(storage.join(job.folder, DONE), stream, config))
         history = train(learner, stream, config, tell, keeper)
         if not first:
-            return {}
+            return {"seconds": stream.meter.parts()}
         if any(Path(written).iterdir()):
             storage.upload(Path(written), storage.join(job.folder, FILES))
     content = packed(learner.state())
     storage.write_atomic(storage.join(job.folder, END), content)
-    return {"rows": list(history.rows), "sha256": hashlib.sha256(content).hexdigest()}
+    seconds = stream.meter.parts()
+    return {"rows": list(history.rows), "sha256": hashlib.sha256(content).hexdigest(), "seconds": seconds}
+
+
+@contextmanager
+def _telling(url: str, stream: ChunkStream, config: TrainConfig) -> Iterator[None]:
+    """Meanwhile write how many events all workers have had: they go through a pass together, each through its part."""
+    from mlaas_spark.ml.train import TRAIN, passes
+
+    turns = [turn.chunk for turn in passes(stream, config)]
+    own, every = (sum(events(TRAIN, chunk) for chunk in turns) for events in (stream.own_events, stream.events))
+    ended = threading.Event()
+
+    def tell() -> bool:
+        try:
+            storage.write_atomic(url, json.dumps(stream.meter.events(TRAIN) * every // max(own, 1)).encode())
+        except (UnreadableInputError, UnwritableOutputError) as error:  # progress is not worth a training
+            sys.stderr.write(f"progress is not told any more: {error}\n")  # the executor's log
+            return False
+        return True
+
+    def tell_again() -> None:
+        while not ended.wait(_TELL_S) and tell():
+            pass
+
+    teller = threading.Thread(target=tell_again, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+    tell()
 
 
 def _keeper(job: Job, config: TrainConfig, name: str) -> Keeper | None:

@@ -61,13 +61,13 @@ class Fitted:
         model: A Keras model.
         stream: The chunks that it has learned from.
         history: Of the training.
-        streamed: Where its time went; None where workers on executors have trained, each by a stream of its own.
+        streamed: Where its time went.
     """
 
     model: Any
     stream: ChunkStream
     history: History
-    streamed: Streamed | None
+    streamed: Streamed
 
 
 def fit(run: Underway, fitting: Fitting) -> Fitted:
@@ -78,16 +78,17 @@ def fit(run: Underway, fitting: Fitting) -> Fitted:
         MlaasSparkError: One of its kinds for whatever else a user can mend.
     """
     from mlaas_spark.ml.stream import ChunkStream
+    from mlaas_spark.ml.train import events_learned
 
     config, data = run.config, run.data
     stream = ChunkStream.open(
         data.folder, data.transform, config.train.batch_size, config.train.threads, config.train.dealt
     )
     with run.journal.stage("train") as stage:
-        _measure(stage, stream, config.train.epochs)
+        before = _measure(stage, stream, config, fitting.keeper)
         history = _learned(run, stream, fitting)
-        stage.events = stream.events("train") * config.train.epochs
-    streamed = _streamed(stream, config)
+        stage.events = events_learned(stream, history.rows) - before
+    streamed = Streamed.of(stream.meter.parts(), config.train.threads)
     model = _in_keras(fitting.model, stream, config, f"{run.folder}.npz", run.work)
     return Fitted(model, stream, history, streamed)
 
@@ -118,23 +119,23 @@ def _told(journal: Journal) -> Callable[[int, int, Any], None]:
     return told
 
 
-def _measure(stage: Stage, stream: ChunkStream, epochs: int) -> None:
-    """Let a training tell how far it is, as the stream tells."""
-    stage.total = stream.events("train") * epochs
-    stage.measure = partial(_share_trained, stream, stage.total, stream.meter.events("train"))
+def _measure(stage: Stage, stream: ChunkStream, config: Config, keeper: Keeper) -> int:
+    """Let a training tell how far it is, as the stream tells; how many events it has behind it, where it goes on."""
+    from mlaas_spark.ml.train import events_before
+
+    before = events_before(stream, config.train, keeper.resumed.position) if keeper.resumed else 0
+    stage.total = stream.events("train") * config.train.epochs
+    stage.measure = partial(_share_trained, stream, stage.total, before, stream.meter.events("train"))
+    return before
 
 
-def _share_trained(stream: ChunkStream, total: int, before: int) -> float:
-    """Of the events of a training that the stream has delivered; more may wait than were learned from."""
-    return min((stream.meter.events("train") - before) / max(total, 1), 1.0)
+def _share_trained(stream: ChunkStream, total: int, before: int, delivered: int) -> float | None:
+    """Of the events of a training that the stream has delivered; more may wait than were learned from.
 
-
-def _streamed(stream: ChunkStream, config: Config) -> Streamed | None:
-    """Where the time of a training went; workers on executors have streams of their own."""
-    from mlaas_spark.ml.stream import KERNEL, READ, WAITED
-
-    waited, kernel, read = (stream.meter.seconds(part) for part in (WAITED, KERNEL, READ))
-    return Streamed(waited, kernel, read, config.train.threads) if config.train.workers == 1 else None
+    None before the first: what the library needs to begin is no pace.
+    """
+    new = stream.meter.events("train") - delivered
+    return min((before + new) / max(total, 1), 1.0) if new else None
 
 
 def _in_keras(model: Any, stream: ChunkStream, config: Config, kept: str, work: Path) -> Any:

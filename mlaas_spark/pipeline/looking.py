@@ -102,7 +102,7 @@ def doctor(config: Config, out: str | None, journal: Journal, *, session: bool =
 
     Args:
         config: Of it count where files are, what is written, ``spark`` and ``serve``.
-        out: A further folder that would be written.
+        out: A further folder that would be written: a small file is written there and removed.
         journal: Told of each stage.
         session: Start Spark, and a Python worker in it, as well.
     """
@@ -110,9 +110,10 @@ def doctor(config: Config, out: str | None, journal: Journal, *, session: bool =
 
     section = config.input
     named = [*section.files, section.redirector or "", *(name for group in section.groups for name in group.files)]
-    writes = [place for place in (config.runs, config.chunks.folder, out) if place]
-    needs = doctors.Needs.of([*named, *writes], config.spark.master, config.spark.x509_proxy)
-    found = doctors.checks(needs, writes)
+    writes = [place for place in (config.runs, config.chunks.folder) if place]
+    tried = [out] if out else []
+    needs = doctors.Needs.of([*named, *writes, *tried], config.spark.master, config.spark.x509_proxy)
+    found = doctors.checks(needs, writes, tried)
     if config.serve.url:
         found.append(_asked_for_models(config))
     if session:

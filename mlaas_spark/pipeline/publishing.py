@@ -134,7 +134,7 @@ def _record(run: Underway, fitted: Fitted, bundles: Mapping[str, Bundle], keeper
         "started": run.place.began,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": run.journal.to_json(),
-        "streamed": fitted.streamed and asdict(fitted.streamed),
+        "streamed": asdict(fitted.streamed),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
         "weights": {name: asdict(of) for name, of in fitted.history.weights.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from mlaas_spark.transform import FeatureTransform
 
 BINS = 24
+_WHOLE = 10_000  # whole numbers that are binned as such
 _TAIL = 0.002  # of the values on each side, which would leave the rest one bin
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts of a branch's values, in ``BINS`` equal bins or one for each whole number.
+    """Counts of a branch's values, in ``BINS`` equal bins, of whole numbers in bins of one or of so many of them.
 
     Attributes:
         low: Where the first bin begins.
@@ -101,13 +103,18 @@ def _histogram(of_class: Mapping[str, npt.NDArray[np.float64]]) -> Histogram | N
 
 
 def _edges(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], bool]:
-    """Edges of the bins: about each whole number (True) of few and no others, else of all but the tails (False)."""
+    """Edges of the bins: about whole numbers, of many about as many of them each (True), else of all but the tails."""
     low, high = float(values.min()), float(values.max())
     near = np.rint(values)
     # a float32 that was normalised comes back to about seven digits
-    if high - low < BINS and np.allclose(values, near, rtol=0, atol=1e-4 * max(1.0, abs(low), abs(high))):
+    whole = np.allclose(values, near, rtol=0, atol=1e-4 * max(1.0, abs(low), abs(high)))
+    if whole and high - low < BINS:
         return np.arange(round(low), round(high) + 2, dtype=np.float64) - 0.5, True
     low, high = (float(value) for value in np.quantile(values, [_TAIL, 1 - _TAIL]))
+    if whole and 1 <= high - low < _WHOLE:  # each bin as many whole numbers: others would show teeth that are not there
+        step = math.ceil((round(high) - round(low) + 1) / BINS)
+        bins = math.ceil((round(high) - round(low) + 1) / step)
+        return round(low) - 0.5 + step * np.arange(bins + 1, dtype=np.float64), True
     if not high - low > 1e-6 * max(abs(low), abs(high)):
         low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
     return np.linspace(low, high, BINS + 1), False

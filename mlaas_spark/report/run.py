@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mlaas_spark.bottleneck import longest
 from mlaas_spark.config import Config
 from mlaas_spark.evaluation.tables import class_text, tables
 from mlaas_spark.mixing import SPLITS
 from mlaas_spark.report import matrix, mixing, page, timings
 from mlaas_spark.report.histograms import of_lengths
+from mlaas_spark.skipping import FILE as SKIPPED
+from mlaas_spark.skipping import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +33,7 @@ _MOST_OMITTED = 200  # names of a reason, and reasons
 _MOST_FILES = 500
 _MOST_CHUNKS = 100
 _MOST_FITS = 500
+_MOST_SKIPPED = 200
 _MOST_CLASSES = 8  # that can be told apart by colour
 
 
@@ -80,6 +84,9 @@ def render(report: RunReport) -> str:
     layout = report.transform.layout
     chunks = mixing.chunks(manifest)
     stages = timings.timings(report.run)
+    seconds: dict[str, float] = {}
+    for stage in stages:
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.seconds
     labels = sorted({label for of_split in counts.values() for label in of_split})
     return page.fill(
         "report.html.j2",
@@ -87,17 +94,23 @@ def render(report: RunReport) -> str:
             "name": report.name,
             "run": report.run,
             "numbers": _numbers(report),
+            "folder": report.folder,
             "asked": _asked(report.config_yaml),
+            "train": _train(report.config_yaml),
             "config": report.config_yaml,
             "command": report.command,
             "ledger": manifest.ledger,
-            "inputs": manifest.inputs[:_MOST_FILES],
+            "inputs": sorted(manifest.inputs, key=lambda item: (item.path, item.tree))[:_MOST_FILES],
             "more_inputs": max(0, len(manifest.inputs) - _MOST_FILES),
             "events_of": events,
             "splits": {split: counts[split] for split in events if split in counts},
             "labels": labels,
             "called": {label: class_text(label, metrics) for label in labels},
             "omitted": _omitted(report.plan),
+            "skipped": manifest.skipped[:_MOST_SKIPPED],
+            "more_skipped": max(0, len(manifest.skipped) - _MOST_SKIPPED),
+            "skipped_summary": summary(manifest.skipped),
+            "skipped_file": SKIPPED,
             "flattened": [name for name, by in zip(layout.branches, report.transform.scale, strict=True) if not by],
             "branches": list(_branches(report, filled)),
             "width": report.transform.width,
@@ -118,7 +131,8 @@ def render(report: RunReport) -> str:
             "notes": [str(note) for note in metrics.get("notes", [])],
             "stages": stages,
             "elapsed": timings.elapsed(report.run),
-            "bottleneck": timings.bottleneck(stages),
+            "bottleneck": longest(seconds, timings.streamed(report.run)),
+            "training": timings.training(report.run),
             "digests": sorted(report.run["digests"].items()),
             "versions": sorted(report.run["versions"].items()),
             "again": f"mlaas-spark train --config {shlex.quote(report.folder + '/config.yaml')}",
@@ -153,6 +167,11 @@ def _asked(config_yaml: str) -> list[tuple[str, str, str]]:
         dict(_leaves(tree)) for tree in (yaml.safe_load(config_yaml) or {}, Config().model_dump(mode="json"))
     )
     return [(key, _said(value), _said(usual.get(key))) for key, value in asked.items() if value != usual.get(key)]
+
+
+def _train(config_yaml: str) -> dict[str, Any]:
+    """How it was trained."""
+    return {**Config().train.model_dump(), **((yaml.safe_load(config_yaml) or {}).get("train") or {})}
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

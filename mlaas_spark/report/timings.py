@@ -1,4 +1,4 @@
-"""Where a run's time went, and what to change."""
+"""Where a run's time went."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from mlaas_spark.bottleneck import TRAIN, Streamed
 
-# what helps a stage, by its name in run.json
-_ADVICE = {
-    "start Spark": "Spark starts once a session: with more events, or in a session that runs already, it counts less",
-    "open files": "it reads the headers of all files: more cores (spark.master), or fewer and larger files",
-    "specs": "it reads and decompresses every event: more cores (spark.master), fewer branches (input.branches), or "
-    "the specs of an earlier run (features.specs)",
-    "count events": "it reads what the selection needs of every event: more cores (spark.master)",
-    "chunks": "it reads, mixes and writes every event: more cores or executors (spark.master); a second run with the "
-    "same input and settings takes the chunks that are there",
-    "build model": "most of it is the import of the model's library",
-    "train": "fewer epochs (train.epochs), larger batches (train.batch_size), more workers (train.workers) or a "
-    "smaller model make it shorter",
-    "evaluate": "a smaller evaluate.importance_events, evaluate.bootstrap or evaluate.train_events makes it shorter",
-    "export": "most of it is the check that the bundle scores as the model does",
-}
-_NO_ADVICE = "mlaas-spark plan --explain tells what takes how long"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +50,16 @@ def elapsed(run: Mapping[str, Any]) -> float:
     return max((ended - began).total_seconds(), stages) or 1.0
 
 
-def bottleneck(found: Sequence[Timing]) -> tuple[Timing, str] | None:
-    """The longest stage and what makes it shorter; None of a run without stages."""
-    if not found:
-        return None
-    longest = max(found, key=lambda stage: stage.seconds)
-    return longest, _ADVICE.get(longest.name, _NO_ADVICE)
+def streamed(run: Mapping[str, Any]) -> Streamed | None:
+    """What the training of a run did meanwhile; None of runs that have not measured it."""
+    told = run.get("streamed")
+    return Streamed(**told) if told else None
+
+
+def training(run: Mapping[str, Any]) -> list[Timing]:
+    """The parts of the stage ``train``, with their shares of it; [] where they were not measured."""
+    of = next((stage["seconds"] for stage in run["stages"] if stage["name"] == TRAIN), 0.0)
+    found = streamed(run)
+    if found is None or not of:
+        return []
+    return [Timing(name, seconds, seconds / of, None, None) for name, seconds in found.parts(of).items()]

@@ -19,6 +19,7 @@ from mlaas_spark.ml import parallel
 from mlaas_spark.ml.callbacks import of_config
 from mlaas_spark.ml.checkpoint import Keeper
 from mlaas_spark.ml.inputs import InputLayout
+from mlaas_spark.ml.meter import FIRST, FIT, HANDED, KERNEL, READ, TOGETHER
 from mlaas_spark.ml.model import load_user_model
 from mlaas_spark.ml.stream import ChunkStream
 from mlaas_spark.usercode import UserFile
@@ -82,6 +83,7 @@ class Trained:
     model: Any
     history: History
     told: list[tuple[int, int]]
+    stream: ChunkStream
 
     @property
     def weights(self) -> list[Any]:
@@ -103,7 +105,7 @@ def trained(chunks: Chunks, path: Path, settings: TrainConfig, keeper: Keeper | 
     else:
         file = UserFile.read(path, ModelContractError)
         history = parallel.fit(model, stream, settings, file, Tasks(), progress=progress, keeper=keeper)
-    return Trained(model, history, told)
+    return Trained(model, history, told, stream)
 
 
 def same_curve(one: History, other: History) -> bool:
@@ -229,6 +231,14 @@ def test_the_optimizer_comes_back_too(alone: Trained, together: Trained, weighte
 
 def test_progress_is_told_while_they_train(together: Trained) -> None:
     assert together.told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_driver_knows_the_events_of_all_workers_and_where_their_time_went(together: Trained) -> None:
+    assert together.stream.meter.events("train") == 3 * together.stream.events("train")
+    assert all(together.stream.meter.seconds(part) > 0 for part in (HANDED, FIRST, FIT, TOGETHER, READ, KERNEL))
+    parts = [together.stream.of_worker(worker, 2).own_events("train") for worker in range(2)]
+    assert sum(parts) == together.stream.own_events("train") == together.stream.events("train")
+    assert abs(parts[0] - parts[1]) <= 0.1 * sum(parts)
 
 
 def test_nothing_of_the_training_stays_with_the_chunks(together: Trained, weighted: Chunks) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from mlaas_spark.config import TrainConfig
 from mlaas_spark.errors import ChunkError, ModelContractError
 from mlaas_spark.layout import FeatureLayout
+from mlaas_spark.ml.checkpoint import Position
 from mlaas_spark.ml.fit import fit
 from mlaas_spark.ml.inputs import InputLayout
+from mlaas_spark.ml.meter import FIRST, FIT, HANDED
 from mlaas_spark.ml.model import load_user_model
-from mlaas_spark.ml.train import History, largest_values
+from mlaas_spark.ml.train import History, events_before, events_learned, largest_values, passes
 from mlaas_spark.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -95,6 +98,34 @@ def test_progress_is_told_how_far_it_is(chunks: Chunks, plain_model: Path) -> No
     fit(model, stream, config("chunks"), progress=progress)
     fit(model, stream, config("epochs"), progress=progress)
     assert told == [*((done, 6) for done in range(1, 7)), (1, 2), (2, 2)]  # two epochs of three chunks; two epochs
+
+
+def test_the_wait_for_batches_and_the_fit_are_timed_apart(chunks: Chunks, plain_model: Path) -> None:
+    stream = chunks.stream()
+    began = time.perf_counter()
+    history = fit(load_user_model(plain_model, InputLayout.of(stream.transform)), stream, config(epochs=3))
+    took = time.perf_counter() - began
+    parts = [stream.meter.seconds(part) for part in (HANDED, FIRST, FIT)]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) <= took
+    assert stream.meter.events("train") == events_learned(stream, history.rows) == 3 * stream.events("train")
+
+
+@pytest.mark.parametrize("mode", ["chunks", "epochs"])
+def test_events_before_a_position_are_those_of_the_passes_and_batches_before(chunks: Chunks, mode: str) -> None:
+    stream = chunks.stream()
+    seen = 0
+    for turn, current in enumerate(passes(stream, config(mode))):
+        for batch, events in enumerate(stream.batches("train", chunk=current.chunk)):
+            assert events_before(stream, config(mode), Position(turn, batch, 0)) == seen
+            seen += len(events)
+    assert events_before(stream, config(mode), Position(turn + 1, 0, 0)) == seen == 2 * stream.events("train")
+
+
+def test_a_history_that_has_the_last_epoch_alone_tells_of_all(chunks: Chunks) -> None:
+    stream = chunks.stream()
+    rows = [{"chunk": chunk, "epoch": 1, "loss": 0.5} for chunk in range(3)]
+    assert events_learned(stream, rows) == 2 * stream.events("train")
 
 
 @pytest.mark.parametrize("mode", ["chunks", "epochs"])

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlaas_spark import doctor
+from mlaas_spark import doctor, storage
 from mlaas_spark.cli import main
 from mlaas_spark.doctor import Check, Needs
+from mlaas_spark.errors import UnwritableOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,47 @@ def test_folder_of_others_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
 
 
 SITE = "<configuration><property><name>fs.defaultFS</name><value>hdfs://nn:8020</value></property></configuration>"
+
+
+def test_folder_that_is_tried_is_left_as_it_was(tmp_path: Path) -> None:
+    check = doctor.written(str(tmp_path / "a" / "b"))
+    assert (check.state, list(tmp_path.iterdir())) == ("ok", [])
+    assert f"was written and removed, in {tmp_path}: the folder itself is not there yet" in check.found
+    assert "GB free" in check.found
+
+
+def test_server_that_lets_nobody_write_is_found_out_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def is_there(url: str) -> bool:
+        asked.append(url)
+        return url.endswith("/user")
+
+    monkeypatch.setattr(storage, "is_folder", is_there)
+
+    def refuse(url: str, content: bytes) -> None:
+        del content
+        raise UnwritableOutputError(url, "Permission denied: user=me, access=WRITE")
+
+    monkeypatch.setattr(storage, "write_atomic", refuse)
+    removed: list[str] = []
+    monkeypatch.setattr(storage, "remove", removed.append)
+    check = doctor.written("hdfs://host:8020/user/me/runs")
+    assert asked == [f"hdfs://host:8020/user{rest}" for rest in ("/me/runs", "/me", "")]
+    assert check.state == "fail"
+    assert "Permission denied" in check.found
+    assert "right to write" in check.mend
+    assert len(removed) == 1
+    monkeypatch.setattr(storage, "write_atomic", lambda *_: None)
+    assert doctor.written("hdfs://host:8020/user/me").state == "ok"
+    assert [url.rpartition("/")[0] for url in removed] == ["hdfs://host:8020/user"] * 2
+
+
+def test_a_disk_that_takes_no_file_is_found_out_by_trying(tmp_path: Path) -> None:
+    # whoever may write everywhere is refused by a folder of the kernel
+    check = doctor.written("/proc/self")
+    assert (check.state, "/proc/self" in check.found) == ("fail", True)
+    assert doctor.written(str(tmp_path)).state != "fail"
 
 
 def test_hadoop_settings_tell_the_cluster_or_what_is_wrong_with_them(tmp_path: Path) -> None:

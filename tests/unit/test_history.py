@@ -154,3 +154,14 @@ def test_the_group_alone_shows_its_verbs(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out
     assert all(verb in shown for verb in ("list", "show", "compare"))
+
+
+def test_a_run_has_its_learning_curves_and_is_named_where_these_do_not_fit_together(tmp_path: Path) -> None:
+    folder = write(tmp_path, "a/1")
+    assert history.read(str(folder)).curves == {}
+    curves = {"fits": [1, 2], "series": {"loss": [0.5, 0.25]}, "best": None}
+    (folder / "metrics.json").write_text(json.dumps({**CLASSIFIED, "learning_curves": curves}))
+    assert history.read(str(folder)).curves == {"fits": [1, 2], "series": {"loss": [0.5, 0.25]}}
+    (folder / "metrics.json").write_text(json.dumps({**CLASSIFIED, "learning_curves": {**curves, "fits": [1]}}))
+    with pytest.raises(UnreadableInputError, match="learning curves have values of other fits"):
+        history.read(str(folder))

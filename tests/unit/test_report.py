@@ -8,7 +8,7 @@ import html
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from mlaas_spark.bottleneck import Streamed
 from mlaas_spark.branch_specs import Specs
 from mlaas_spark.config import FeatureConfig
 from mlaas_spark.formats import Format
@@ -26,6 +27,7 @@ from mlaas_spark.plots import Plot
 from mlaas_spark.report import RunReport, matrix, mixing, page, render, render_comparison, timings
 from mlaas_spark.report.histograms import BINS, Histogram, histograms, of_lengths
 from mlaas_spark.schema import Branch, EventSchema, Omitted
+from mlaas_spark.skipping import Skipped
 from mlaas_spark.transform import FeatureTransform
 
 HOSTILE = "<script>alert(1)</script>"
@@ -260,11 +262,42 @@ def test_the_bottleneck_is_the_longest_stage() -> None:
         ("export", 7 / 60),
         ("between the stages", 10 / 60),
     ]
-    told = timings.bottleneck(found)
-    assert told is not None
-    assert told[0].name == "train"
-    assert "train.epochs" in told[1]
-    assert "The bottleneck is <strong>train</strong>: 40 s, 66.7 % of the run" in render(report(run=run))
+    made = render(report(run=run))
+    assert "The bottleneck is <strong>train</strong>: 40 s, 66.7 % of the run. To shorten it: fewer epochs" in made
+    assert "What the training did" not in made
+
+
+def test_the_fit_and_the_hand_over_are_told_apart() -> None:
+    stages = [{"name": "train", "seconds": 40.0, "events": None, "khz": None}]
+    streamed = asdict(Streamed(waited=4, kernel=6, read=1, decoded=1, handed=12, first=2, fit=20, threads=3))
+    made = render(report(run={**report().run, "stages": stages, "streamed": streamed}))
+    assert "The bottleneck is <strong>fit</strong>: 20 s of the 40 s of train" in made
+    parts = made[made.index('id="parts-c"') :]
+    shown = re.findall(r'<th scope="row">(.*?)</th>.*?<td class="n"[^>]*>([\d.]+)</td></tr>', parts)[:7]
+    assert [(name, float(seconds)) for name, seconds in shown] == [
+        *(("reading", 0.5), ("decompressing", 0.5), ("kernel", 3.0), ("hand-over to TensorFlow", 8.0)),
+        *(("first step", 2.0), ("fit", 20.0), ("the rest", 6.0)),
+    ]
+
+
+def test_what_was_skipped_is_told_with_file_entries_and_reason() -> None:
+    bad = Skipped("/data/<i>bad.root", "basket 3 <b>is torn</b>", "Events", "k", 1_000, 3_500)
+    gone = Skipped("/data/gone.root", "no header")
+    one = report().manifest
+    inputs = (replace(one.inputs[0], entries=4_000, skipped=2_500, events=2),)
+    made = render(report(manifest=replace(one, inputs=inputs, skipped=(bad, gone))))
+    assert "4,000 entries asked for = 2 events used + 1,498 that failed the selection + 2,500 that are damaged" in made
+    table = made[made.index('id="skipped-c"') : made.index('id="branches"')]
+    cells = re.findall(r"<(?:td|th scope=.row.)[^>]*>(.*?)</t[dh]>", table)
+    assert cells == [
+        *("/data/&lt;i&gt;bad.root", "Events", "[1,000, 3,500)", "2,500", "basket 3 &lt;b&gt;is torn&lt;/b&gt;"),
+        *("/data/gone.root", "-", "all", "not known", "no header"),
+    ]
+    assert "nothing was skipped" not in made
+    assert "1 files that could not be opened" in made
+    assert "Of these files nothing was skipped as damaged." in render(report())
+    many = tuple(replace(bad, path=f"/data/{k:03}.root") for k in range(203))
+    assert "And 3 more: see skipped.json." in render(report(manifest=replace(one, inputs=inputs, skipped=many)))
 
 
 def test_chunks_tell_files_splits_and_labels() -> None:
@@ -301,6 +334,18 @@ def test_histograms_are_of_the_values_before_normalisation() -> None:
     assert (n.ends, n.whole) == ((0.0, 2.0), True)
     assert n.counts["0"] == tuple(int((lengths[:200] > value).sum()) for value in range(3))
     assert n.counts["1"] == tuple(int((lengths[200:] > value).sum()) for value in range(3))
+
+
+def test_bins_of_whole_numbers_hold_as_many_of_them_each() -> None:
+    vertices = np.arange(40, dtype=np.float32).repeat(10)  # flat: bins of 40 / 24 whole numbers would have teeth
+    batch = pa.RecordBatch.from_pydict({"n": vertices})
+    specs = Specs.of(batch, ["n"])
+    transform = FeatureTransform.of(specs, FeatureConfig())
+    made = transform.matrix(batch)
+    found = histograms(made.matrix, made.mask, transform, {"": np.ones(400, bool)})["n"]
+    assert found.whole
+    assert set(found.counts[""]) == {20}
+    assert (found.ends, found.outside) == ((0.0, 39.0), 0)
 
 
 def test_histograms_of_lengths_count_every_event() -> None:
@@ -368,6 +413,12 @@ def compared(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     runs = [
         {"name": f"demo/{k} {HOSTILE}", "folder": f"/runs/{k}", "started": "2026-01-01T00:00:00+00:00"}
         | {"command": f"mlaas-spark train {HOSTILE}", "split": "test", "events": {"train": 1000 * (k + 1)}}
+        | {
+            "curves": {
+                "fits": [1, 2, 3][: k + 2],
+                "series": {"loss": [0.9, 0.5, 0.375][: k + 2], HOSTILE: [1.0] * (k + 2)},
+            }
+        }
         for k in range(2)
     ]
     comparison = {
@@ -392,15 +443,43 @@ def test_a_comparison_shows_values_differences_and_the_best() -> None:
     assert Page(made).tags.count("script") == 1
     rows = {
         name: re.findall(r'<td class="n([^"]*)">([^<]*)', row)
-        for name, row in re.findall(r'<th scope="row">(auc|loss|auc_interval.std)</th>(.*?)</tr>', made, re.DOTALL)
+        for name, row in re.findall(
+            r'<th scope="row">(AUC|loss|AUC, uncertainty \(bootstrap\))</th>(.*?)</tr>', made, re.DOTALL
+        )
     }
     assert rows == {
-        "auc": [("", "0.8"), (" best", "0.9"), (" soft", "+0.1")],
+        "AUC": [("", "0.8"), (" best", "0.9"), (" soft", "+0.1")],
         "loss": [(" best", "0.5"), ("", "0.6"), (" soft", "+0.1")],
-        "auc_interval.std": [("", "0.1"), ("", "0.2"), (" soft", "+0.1")],
+        "AUC, uncertainty (bootstrap)": [("", "0.1"), ("", "0.2"), (" soft", "+0.1")],
     }
     assert "The data are the same, to the digest of all values." in made
     assert re.search(r'<th scope="row">all</th><td class="n">5.0</td><td class="n">3.0</td>', made)
+
+
+def test_a_comparison_draws_the_learning_curves_of_all_runs_in_the_colours_of_the_table() -> None:
+    runs, rows = compared()
+    made = render_comparison(runs, rows)
+    (address,) = (address for address in Page(made).addresses if address.startswith("data:"))
+    svg = base64.b64decode(address.partition(",")[2]).decode()
+    assert svg.count("stroke: var(--c2)") > 0  # the first run's, and the second's
+    assert svg.count("stroke: var(--c3)") > 0
+    assert re.search(r'alt="Learning curves; loss at the end: A 0.5, B 0.375"', made)
+    table = made[made.index('id="fits-c"') : made.index('id="seconds"')]
+    assert re.findall(r'<tr><th scope="row" class="n"[^>]*>(\d)</th>(.*?)</tr>', table) == [
+        (str(fit), f'<td class="n" data-v="{a}">{a or "-"}</td><td class="n" data-v="{b}">{b}</td>')
+        for fit, a, b in ((1, 0.9, 0.9), (2, 0.5, 0.5), (3, "", 0.375))
+    ]
+    assert Page(made).open == []
+    without = render_comparison([{**run, "curves": {}} for run in runs], rows)
+    assert "None of these runs has a history of its training." in without
+
+
+def test_a_best_that_may_be_the_best_by_chance_is_not_praised_alone() -> None:
+    said = "may be the best by chance"
+    assert said in render_comparison(*compared())  # 0.8 and 0.9, with 0.1 and 0.2
+    runs, rows = compared()
+    surer = {**rows, "metrics": {**rows["metrics"], "auc_interval.std": (0.01, 0.02)}}
+    assert said not in render_comparison(runs, surer)
 
 
 def test_a_comparison_says_when_metrics_are_of_different_events() -> None:
