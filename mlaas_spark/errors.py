@@ -214,6 +214,9 @@ class DamagedInputError(UnreadableInputError):
     Cure: Copy the file again, or ``--set input.bad_files=skip``, see docs/bad-files.md.
     """
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}; copy it again, or pass over it with --set input.bad_files=skip"
+
 
 class SkipLimitError(MlaasSparkError):
     """More of the input is damaged than ``input.skip_limit`` lets be skipped.
