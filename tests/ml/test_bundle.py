@@ -653,7 +653,9 @@ def test_a_tar_that_says_it_is_too_large_is_refused_before_it_is_unpacked(tmp_pa
         serve_check(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip at all", gzip.compress(b"no tar at all" * 100)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip at all", gzip.compress(b"no tar at all" * 100)], ids=["empty", "no gzip", "no tar"]
+)
 def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(ServingError, match="cannot read the bundle"):
