@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for the marker of a group when its own turn comes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "soak" not in config.getoption("-m"):
         soaking = [item for item in items if item.get_closest_marker("soak")]
