@@ -29,7 +29,7 @@ demo: $(INSTALLED) java  ## Train a model from ROOT files through Spark, on a sa
 	@$(BIN)/spark-submit --master 'local[2]' jobs/train.py --config conf/demo.yaml
 
 test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25
 
 # Not with -n: what is killed at random moments is measured by the clock. The table of what fired is printed at the end.
 soak: $(INSTALLED) java  ## Faults by the hundred, some hours: kills at random moments and at each step of a commit

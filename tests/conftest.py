@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyspark.sql import SparkSession
-
-_TESTS = Path(__file__).parent
 
 # the same examples in every run, however slow the machine is
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=40)
@@ -29,15 +28,25 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for the marker of a group when its own turn comes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" not in config.getoption("-m"):
+    if "soak" not in config.getoption("-m"):  # another -m takes the place of that of pyproject.toml
         soaking = [item for item in items if item.get_closest_marker("soak")]
         items[:] = [item for item in items if not item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soaking)
-    # with -n the tests of a folder share a process, where they share a Spark session and servers
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS).parent)))
+
+
+class FolderScheduling(LoadScopeScheduling):
+    """With ``-n`` the tests of a folder share a process, where they share a Spark session and servers.
+
+    The names of groups that pytest-xdist 3.8 gives to tests (``--dist loadgroup``) are not seen by pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0].rpartition("/")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
+    return FolderScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
