@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=soaking)
 
 
-class FolderScheduling(LoadScopeScheduling):
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no type information
     """With ``-n`` the tests of a folder share a process, where they share a Spark session and servers.
 
     The names of groups that pytest-xdist 3.8 gives to tests (``--dist loadgroup``) are not seen by pytest 9.2.
