@@ -44,7 +44,7 @@ Turn = dict[str, float]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """By how much a series may grow after the warm-up: so much, or so large a share of what it is, and so much a turn."""
+    """By how much a series may grow after the warm-up: so much, or such a share of what it is, and so much a turn."""
 
     much: float
     share: float = 0.0

@@ -80,7 +80,7 @@ def test_thousand_flipped_bits_are_the_right_values_or_a_named_error_or_where_no
 
 
 def test_flipped_bits_of_rntuples_are_the_right_values_or_a_named_error_or_where_no_check_is(tmp_path: Path) -> None:
-    """uproot writes pages without checksums, ROOT with: most that is unseen here is in pages."""
+    """Uproot writes pages without checksums, ROOT with: most that is unseen here is in pages."""
     found = run("flips", 150, tmp_path, codecs=("RNTuple ZSTD", "RNTuple none"))
     check(found, 150)
     assert sum(result["counts"]["refused"] for result in found.values()) > 40
