@@ -52,7 +52,7 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    # of each training TensorFlow keeps the graphs of its tf.functions for as long as the process lives, with Keras alone
+    # of each training TensorFlow keeps the graphs for as long as the process lives, with Keras alone
     # too: https://github.com/tensorflow/tensorflow/issues/62854
     "driver MB": Tolerance(30, 0.05, a_turn=8),
     "JVM MB": Tolerance(50, 0.10),
