@@ -44,7 +44,7 @@ Turn = dict[str, float]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """By how much a series may grow after the warm-up: so much, or so large a share of it, and so much a turn."""
+    """By how much a series may grow after the warm-up: so much, or such a share of what it is, and so much a turn."""
 
     much: float
     share: float = 0.0
@@ -52,7 +52,7 @@ class Tolerance:
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
-    # of each training TensorFlow keeps the graphs of its tf.functions for ever, 7 MB of this model, with Keras alone
+    # of each training TensorFlow keeps the graphs for as long as the process lives, with Keras alone
     # too: https://github.com/tensorflow/tensorflow/issues/62854
     "driver MB": Tolerance(30, 0.05, a_turn=8),
     "JVM MB": Tolerance(50, 0.10),

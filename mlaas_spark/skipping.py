@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from mlaas_spark.errors import SkipLimitError
@@ -103,9 +103,21 @@ def ordered(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
     return tuple(sorted(set(skipped), key=lambda item: (item.path, item.tree, item.start, item.stop, item.reason)))
 
 
+def joined(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    """As :func:`ordered`, ranges that touch and have one reason as one: a damaged basket spans many ranges."""
+    made: list[Skipped] = []
+    for item in ordered(skipped):
+        last = made[-1] if made else None
+        if last and item.key and replace(item, start=last.start, stop=last.stop) == last and item.start <= last.stop:
+            made[-1] = replace(last, stop=max(item.stop, last.stop))
+        else:
+            made.append(item)
+    return tuple(made)
+
+
 def told(skipped: Iterable[Skipped]) -> str:
     """The first few, and how many more there are."""
-    items = ordered(skipped)
+    items = joined(skipped)
     more = f"; and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
     return "; ".join(map(str, items[:_TOLD])) + more
 
@@ -117,10 +129,15 @@ def summary(skipped: Sequence[Skipped]) -> str:
     parts = []
     if known:
         entries = sum(item.entries or 0 for item in known)
-        parts.append(f"{entries:,} entries in {len(known)} ranges of {len({item.path for item in known})} files")
+        ranges = _number(len(joined(known)), "range")
+        parts.append(f"{entries:,} entries in {ranges} of {_number(len({item.path for item in known}), 'file')}")
     if unread:
-        parts.append(f"{len(unread)} files that could not be opened, whose entries nobody has counted")
+        parts.append(f"{_number(len(unread), 'file')} that could not be opened, whose entries nobody has counted")
     return "skipped: " + " and ".join(parts) if parts else "nothing was skipped"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def counts(skipped: Iterable[Skipped]) -> dict[str, int]:

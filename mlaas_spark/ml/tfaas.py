@@ -96,7 +96,7 @@ class Params:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{source} is not JSON: {error}; without it the server cannot list any model"
             raise ServingError(msg) from error
         if not isinstance(content, dict):

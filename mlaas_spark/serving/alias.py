@@ -88,7 +88,7 @@ class Alias:
         try:
             told = json.loads(content)
             return cls(str(told["alias"]), Entry.of(told), tuple(Entry.of(entry) for entry in told["history"]))
-        except (ValueError, KeyError, TypeError, ServingError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, ServingError) as error:
             msg = f"{source} is no alias file: {reason(error)}; mlaas-spark upload --promote writes them"
             raise ServingError(msg) from error
 

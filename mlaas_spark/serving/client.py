@@ -239,7 +239,7 @@ class Client:
             scores = json.loads(body)
             if isinstance(scores, list) and all(type(score) in {int, float} for score in scores):
                 return [float(score) for score in scores]
-        except ValueError:
+        except (ValueError, RecursionError, OverflowError):  # too deep, a number beyond float64
             scores = None
         msg = (
             f"{self.url} answers a prediction with {body[:60]!r}, which is no list of scores: the score is NaN "
@@ -266,7 +266,7 @@ class Client:
     def _json(self, answer: Answer) -> Any:
         try:
             return json.loads(answer.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._no_tfaas(answer.text) from error
 
     def _no_tfaas(self, said: object) -> ServingError:

@@ -120,7 +120,7 @@ def _json_rows(path: str, text: str, model: Served) -> Iterator[list[float]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnreadableInputError(path, f"line {number} is not JSON: {error}; an event a line") from error
         if isinstance(row, list):
             yield [_number(value, f"value {place}", where) for place, value in enumerate(row)]
@@ -189,8 +189,8 @@ def _number(value: Any, key: str, where: str) -> float:
         raise ServingError(msg)
     try:
         return float(value)
-    except ValueError as error:
-        msg = f"{where}: {key!r} is {value!r}, not a number"
+    except (ValueError, OverflowError) as error:
+        msg = f"{where}: {key!r} is {str(value)[:80]!r}, not a number of float64"
         raise ServingError(msg) from error
 
 

@@ -58,7 +58,7 @@ class Served:
             described = json.loads(layout) if layout else {}
             columns = tuple(str(column) for column in described.get("columns", ()))
             transform = FeatureTransform.from_json(described["transform"]) if "transform" in described else None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             msg = f"{where} cannot be read: {reason(error)}"
             raise ServingError(msg) from error
         named = tuple((labels or b"").decode(errors="replace").splitlines())

@@ -227,9 +227,7 @@ def test_the_verb_says_what_it_skipped_and_writes_skipped_json(
 ) -> None:
     out, said = str(tmp_path / "out"), list[str]()
     pipeline.convert(config_of([*parts, cut], **SKIP), out, Journal(said.append))
-    assert any(
-        "skipped: 100 entries in 1 ranges of 1 files and 1 files that could not be opened" in line for line in said
-    )
+    assert any("skipped: 100 entries in 1 range of 1 file and 1 file that could not be opened" in line for line in said)
     content = json.loads(storage.read_bytes(f"{out}/skipped.json"))
     assert [(item["path"], item["start"], item["stop"], item["entries"]) for item in content["files"]] == [
         (cut, 0, 0, None),

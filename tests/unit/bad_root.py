@@ -37,6 +37,7 @@ CODECS = {
     "LZMA": uproot.LZMA(1),
     "none": None,
 }
+RNTUPLE = "RNTuple "  # before the name of a codec: an RNTuple of the same values, whose pages have checksums
 SECONDS = 30.0  # for a case
 ROOM = 1 << 30  # bytes that a case may take beside what the process has
 PARTS, EVENTS = 3, 120  # baskets of a branch, events of each
@@ -47,7 +48,8 @@ class HangError(BaseException):
 
 
 def write(path: Path, codec: str) -> None:
-    """Flat and jagged branches of several baskets; values that a codec can pack."""
+    """Flat and jagged branches of several baskets, or clusters of an RNTuple; values that a codec can pack."""
+    kind, codec = ("RNTuple", codec.removeprefix(RNTUPLE)) if codec.startswith(RNTUPLE) else ("TTree", codec)
     rng = np.random.default_rng(3)
     with uproot.recreate(path, compression=CODECS[codec]) as file:
         for part in range(PARTS):
@@ -58,7 +60,12 @@ def write(path: Path, codec: str) -> None:
                 "id": np.arange(EVENTS, dtype="i8") + part * EVENTS,
                 "Jet": ak.zip({"pt": ak.unflatten(pt, counts)}),
             }
-            if not part:
+            if kind == "RNTuple":
+                branches = {"x": branches["x"], "id": branches["id"], "Jet_pt": ak.unflatten(pt, counts)}
+                if not part:
+                    file.mkrntuple("Events", branches)
+                    continue
+            elif not part:
                 file.mktree("Events", {"x": "f4", "id": "i8", "Jet": branches["Jet"].type.content})
             file["Events"].extend(branches)
 

@@ -26,12 +26,15 @@ from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.filesets import InputFile, fileset, read_list
 from mlaas_spark.formats import Format
 from mlaas_spark.manifest import DataFile, Input, Manifest
+from mlaas_spark.ml import tfaas
 from mlaas_spark.ml.archive import unpack
-from mlaas_spark.ml.sending import read_layout
+from mlaas_spark.ml.sending import VERSION, check_described, read_layout
 from mlaas_spark.plan import PlannedFile
 from mlaas_spark.readers import How
 from mlaas_spark.schema import Branch, EventSchema
 from mlaas_spark.selection import Expression
+from mlaas_spark.serving import inputs
+from mlaas_spark.serving.served import Served
 from mlaas_spark.skipping import Skipped
 from mlaas_spark.spark.damage import first_fault
 from mlaas_spark.transform import FeatureTransform
@@ -130,6 +133,18 @@ LAYOUT = json.dumps(
 ).encode()
 
 
+TOLD = {"specs": "ab", "labels": ["signal"], "width": 2}
+BUNDLE_PARAMS = tfaas.Params("m", "of a test", ours={"version": VERSION, **TOLD}).dumps().encode()
+
+
+def use_bundle_params(path: Path) -> None:
+    made = tfaas.Params.loads(path.read_bytes(), str(path))
+    check_described(made.ours, TOLD, path)
+    # what passes is what was written, but for what no other file says
+    assert json.loads(made.dumps())[tfaas.OURS].items() >= TOLD.items()
+    assert made.input_node == tfaas.INPUT_OP
+
+
 def tar() -> bytes:
     stream = io.BytesIO()
     with gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
@@ -186,6 +201,10 @@ def lines(kind: Format) -> Read:
     return use
 
 
+SERVED = Served("m", ("MET_pt", "nJet"), ("signal",))
+EVENTS = b'{"MET_pt": 1.5, "nJet": 2}\n[3.5, 4]\n'
+
+
 DOCUMENTS: dict[str, tuple[bytes, Read]] = {
     "specs.json": (specs(), use_specs),
     "manifest.json": (manifest(), use_manifest),
@@ -194,13 +213,17 @@ DOCUMENTS: dict[str, tuple[bytes, Read]] = {
     "fileset.json": (FILESET, lambda path: fileset(InputConfig(fileset=path))),
     "files.txt": (b"# list\n/data/a.root\n/data/b.root\n", read_list),
     "layout.json": (LAYOUT, read_layout),
+    "params-of-bundle.json": (BUNDLE_PARAMS, use_bundle_params),
+    "served-params.json": (BUNDLE_PARAMS, lambda path: Served.of("m", path.read_bytes(), None, None, "http://s")),
+    "served-layout.json": (LAYOUT, lambda path: Served.of("m", BUNDLE_PARAMS, path.read_bytes(), None, "http://s")),
+    "events.json": (EVENTS, lambda path: inputs.read(str(path), SERVED)),
     "m.tar.gz": (tar(), use_tar),
     "f.parquet": (parquet(), use_parquet),
     "f.arrow": (arrow(), use_arrow),
     "f.json": (b'{"x": 1, "Jet_pt": [1.5]}\n{"x": 2, "Jet_pt": []}\n' * 3, lines(Format.JSON)),
     "f.csv": (b"x,Jet_pt\n1,[1.5]\n2,[]\n" * 3, lines(Format.CSV)),
 }
-OF_JSON = [name for name in DOCUMENTS if name.endswith(".json") and name != "f.json"]
+OF_JSON = [name for name in DOCUMENTS if name.endswith(".json") and name not in {"f.json", "events.json"}]
 
 
 def outcome(read: Read, path: Path) -> str:
@@ -276,12 +299,47 @@ def test_other_json_is_refused_by_name(name: str, tmp_path: Path, value: Any) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["specs.json", "manifest.json", "layout.json", "params.json", "config.yaml", "fileset.json"]
+    "name",
+    [
+        "specs.json",
+        "manifest.json",
+        "layout.json",
+        "params.json",
+        "params-of-bundle.json",
+        "served-params.json",
+        "served-layout.json",
+        "events.json",
+        "config.yaml",
+        "fileset.json",
+    ],
 )
 def test_depth_without_end_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"[" * 20_000)
     assert outcome(DOCUMENTS[name][1], path) == "refused"
+
+
+def test_an_event_with_a_number_beyond_float64_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "events.json"
+    path.write_text(f"[{10**400}, 1]\n")
+    assert outcome(DOCUMENTS["events.json"][1], path) == "refused"
+
+
+@pytest.mark.parametrize("version", [0, VERSION + 1, str(VERSION), None, 1e400])
+def test_params_of_a_bundle_of_another_version_are_refused(tmp_path: Path, version: Any) -> None:
+    content = json.loads(BUNDLE_PARAMS)
+    content[tfaas.OURS]["version"] = version
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(content))
+    assert outcome(use_bundle_params, path) == "refused"
+
+
+@pytest.mark.parametrize("key", ["name", "model", "labels", "options", "input_name", "output_node", tfaas.OURS])
+@pytest.mark.parametrize("lie", [None, 1, "../x", ["serve", "train"], {"specs": "00"}], ids=repr)
+def test_params_of_a_bundle_that_lie_are_refused(tmp_path: Path, key: str, lie: Any) -> None:
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps({**json.loads(BUNDLE_PARAMS), key: lie}))
+    assert outcome(use_bundle_params, path) == "refused"
 
 
 @given(st.dictionaries(st.sampled_from(["input", "features", "train", "spark", "chunks", "name"]), ODD, max_size=3))
