@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check docs format bench bench-quick bench-growth pack sbom audit lock clean
+.PHONY: help demo test soak fuzz check docs format bench bench-quick bench-growth pack sbom audit lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -12,6 +12,7 @@ PACK := build/pack
 PACKED := dist/mlaas_spark.tar.gz
 PEERS := benchmarks/.venv
 AUDIT := build/audit
+FUZZ := build/fuzz
 
 LOCKED := --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 PIP := python -m pip --quiet --disable-pip-version-check
@@ -34,6 +35,14 @@ test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a 
 # Not with -n: what is killed at random moments is measured by the clock. The table of what fired is printed at the end.
 soak: $(INSTALLED) java  ## Faults by the hundred, some hours: kills at random moments and at each step of a commit
 	@$(BIN)/python -m pytest -m 'soak or faults' -rA --durations=10 tests
+
+# An input that fails is kept in build/fuzz; the module's docstring tells how to run one document alone.
+FUZZED := specs.json manifest.json expression config.yaml params-of-bundle.json m.tar.gz
+fuzz: $(INSTALLED) $(FUZZ)/.installed  ## Fuzz what is read from elsewhere, led by coverage: a minute each
+	@for name in $(FUZZED); do \
+	  echo "$$name"; PYTHONPATH=$(FUZZ)/site $(BIN)/python -m tests.fuzz $$name -max_total_time=60 -max_len=65536 \
+	    -timeout=10 -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=$(FUZZ)/ ; \
+	done
 
 check: $(INSTALLED) docs  ## Format, lint, types, import contracts, the documentation's site
 	@$(BIN)/ruff format --check .
@@ -75,6 +84,7 @@ lock:  ## Make the lock files anew from setup.cfg and benchmarks/peers.in (needs
 	@uv pip compile setup.cfg --extra xrootd --constraint requirements.lock $(LOCKED) -o requirements-run.lock
 	@uv pip compile benchmarks/peers.in $(LOCKED) -o benchmarks/peers.lock
 	@uv pip compile requirements-audit.in $(LOCKED) -o requirements-audit.lock
+	@uv pip compile requirements-fuzz.in $(LOCKED) -o requirements-fuzz.lock
 	@uv pip compile tests/cluster/airflow.in $(LOCKED) -o tests/cluster/airflow.lock
 
 clean:  ## Remove what the targets made, the environment too
@@ -104,6 +114,11 @@ $(AUDIT)/.installed: requirements-audit.lock
 	@$(AUDIT)/bin/$(PIP) install --require-hashes --no-deps -r requirements-audit.lock
 	@touch $@
 
+$(FUZZ)/.installed: requirements-fuzz.lock
+	@rm -rf $(FUZZ) && mkdir -p $(FUZZ)
+	@$(BIN)/$(PIP) install --target $(FUZZ)/site --require-hashes --no-deps -r requirements-fuzz.lock
+	@touch $@
+
 # A second environment, without the tools of developers and with the package itself in place of a link to it. Packed
 # without Spark's jars, which the cluster has (spark.yarn.jars), and without what nobody imports: a node unpacks less
 # than half as many files.
@@ -121,7 +136,7 @@ $(PACKED): $(PACK)/.installed $(INSTALLED) $(shell find mlaas_spark -type f -not
 	@$(BIN)/venv-pack --quiet --force --prefix $(PACK) --output $@ --compress-level 1 $(UNPACKED:%=--exclude '*/%/*')
 	@echo "$@: $$(du -h $@ | cut -f1); see docs/cluster.md"
 
-.PHONY: help demo test soak check docs format bench bench-quick bench-growth pack sbom audit lock clean
+.PHONY: help demo test soak fuzz check docs format bench bench-quick bench-growth pack sbom audit lock clean
 java:
 	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
 	found=$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1 || true); \
