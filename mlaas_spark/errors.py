@@ -215,7 +215,7 @@ class DamagedInputError(UnreadableInputError):
     """
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; copy it again, or pass over it with --set input.bad_files=skip"
+        return f"{super().__str__()}; mend it or copy it again, or pass over it with --set input.bad_files=skip"
 
 
 class SkipLimitError(MlaasSparkError):

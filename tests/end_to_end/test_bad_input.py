@@ -99,12 +99,12 @@ CASES = {
     "broken line of JSON": Case(
         lambda p: labelled(p, p.write("broken.json", '{"nMuon": 1}\n{"nMuon": 2\n')),
         3,
-        r"cannot read .*broken\.json, entries \[1, 2\): line 2 is no JSON record \(.*\): '{\"nMuon\": 2'$",
+        r"cannot read .*broken\.json, entries \[1, 2\): line 2 is no JSON record \(.*\): '{\"nMuon\": 2'; mend it",
     ),
     "ragged line of CSV": Case(
         lambda p: labelled(p, p.write("ragged.csv", "nMuon,x\n1,2\n2\n")),
         3,
-        r"cannot read .*ragged\.csv, entries \[1, 2\): line 3 has 1 field for 2 columns: '2'$",
+        r"cannot read .*ragged\.csv, entries \[1, 2\): line 3 has 1 field for 2 columns: '2'; mend it or copy it again",
     ),
     "tree missing": Case(
         lambda p: labelled(p, p.good, "--tree", "Event"),
@@ -323,7 +323,7 @@ OF_INPUT = {
         miscounted,
         3,
         r"cannot read .*miscounted\.root, tree Events, entries \[2, 3\): "
-        r"branch 'Jet_pt' has 2 values where its counter 'nJet' says 9$",
+        r"branch 'Jet_pt' has 2 values where its counter 'nJet' says 9; mend it",
     ),
     "file named twice": Case(lambda p: [p.good, p.good], 3, r"signal_0\.root is named twice: .*name it once"),
     "tree named twice": Case(
@@ -333,7 +333,7 @@ OF_INPUT = {
         copied, 3, r"copy\.root is a copy of .*signal_0\.root \(same uuid [0-9a-f]{32}\): .*--allow-copies"
     ),
     "target size of another format": Case(
-        lambda p: [p.write("e.json", '{"x": 1}\n'), "--target-size", "1MB"], 2, r"target_size is for ROOT"
+        lambda p: [p.write("e.json", '{"x": 1}\n'), "--target-size", "1MB"], 2, r"target_size is not for JSON"
     ),
     "target size that is none": Case(
         lambda p: [p.good, "--target-size", "big"], 2, r"convert\.target_size: give bytes, or a number with KB, .*'big'"

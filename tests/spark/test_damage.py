@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from mlaas_spark.spark.ingest import Events
 
 BROKEN = [
-    ("a.json", '{"x": 1}\n\n{"x": 2\n{"x": 3}\n', (1, 2), r"line 3 is no JSON record \(.*column 8\): '{\"x\": 2'$"),
+    (
+        "a.json",
+        '{"x": 1}\n\n{"x": 2\n{"x": 3}\n',
+        (1, 2),
+        r"line 3 is no JSON record \(.*column 8\): '{\"x\": 2'; mend it",
+    ),
     ("a.json", '{"x": 1}\n{"x":', (1, 2), r"line 2 is no JSON record \(Expecting value, column 6\)"),
-    ("a.json", '[\n{"x": 1},\n{"x": 2}\n]\n', (0, 1), r"line 1 is no JSON record .*: '\['$"),
-    ("a.json", '{"x": 1}\n5\n', (1, 2), r"line 2 is a number, not a JSON record: '5'$"),
+    ("a.json", '[\n{"x": 1},\n{"x": 2}\n]\n', (0, 1), r"line 1 is no JSON record .*: '\['; mend it"),
+    ("a.json", '{"x": 1}\n5\n', (1, 2), r"line 2 is a number, not a JSON record: '5'; mend it"),
     ("a.json", '{"x": 1}\nnull\n', (1, 2), r"line 2 is null, not a JSON record"),
     ("a.json", '{"x": 1}\n{"x": "\udcff"}\n', (1, 2), r"line 2 is no UTF-8 text"),
     ("a.json", '{"x": 1}{"x": 2}\n{"x": 3}\n', (0, 1), r"line 1 is no JSON record \(Extra data, column 9\)"),
     ("a.json", '{"x": 1}\n{"x": 2} , {"x": 3}\n', (1, 2), r"line 2 is no JSON record \(Extra data, column 10\)"),
     ("a.json", '{"x": NaN},{"x": 2}\n', (0, 1), r"line 1 is no JSON record \(Extra data, column 11\)"),
     ("a.json", '{"x": 1}\r\n{"x": 2} and more\r\n', (1, 2), r"line 2 is no JSON record \(Extra data, column 10\)"),
-    ("a.json", '{"x": 1}\n' + '{"x": [' + "1, " * 99, (1, 2), r"line 2 .*: '{\"x\": \[1, 1.*…'$"),
-    ("a.csv", "x,y\n1,2\n\n3\n5,6\n", (1, 2), r"line 4 has 1 field for 2 columns: '3'$"),
-    ("a.csv", 'x,y\n1,"[2, 3]"\n3,4,5\n', (1, 2), r"line 3 has 3 fields for 2 columns: '3,4,5'$"),
+    ("a.json", '{"x": 1}\n' + '{"x": [' + "1, " * 99, (1, 2), r"line 2 .*: '{\"x\": \[1, 1.*…'; mend it"),
+    ("a.csv", "x,y\n1,2\n\n3\n5,6\n", (1, 2), r"line 4 has 1 field for 2 columns: '3'; mend it"),
+    ("a.csv", 'x,y\n1,"[2, 3]"\n3,4,5\n', (1, 2), r"line 3 has 3 fields for 2 columns: '3,4,5'; mend it"),
 ]
 
 
@@ -44,7 +49,7 @@ def test_broken_line_is_told_with_file_and_number(
     assert caught.value.path == str(path)
     assert caught.value.entries == entries
     assert caught.value.exit_code == 3
-    assert len(str(caught.value).removeprefix(f"cannot read {path}")) < 200
+    assert len(caught.value.why) < 200
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])

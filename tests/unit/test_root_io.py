@@ -426,7 +426,7 @@ def miscounted(tmp_path: Path) -> str:
 def test_list_that_has_not_as_many_values_as_its_counter_says_is_refused(miscounted: str) -> None:
     message = (
         rf"cannot read {miscounted}, tree Events, entries \[7, 8\): "
-        r"branch 'Jet_pt' has 7 values where its counter 'nJet' says 9$"
+        r"branch 'Jet_pt' has 7 values where its counter 'nJet' says 9; mend it"
     )
     for names in (["Jet_pt", "nJet"], ["Jet_pt"]):
         for ranges in ([(0, 10)], [(0, 5), (5, 10)]):
@@ -442,10 +442,10 @@ def test_entries_whose_counter_agrees_and_branches_without_one_are_read(miscount
 
 
 NOT_ROOT = [
-    (b"", r"the file is empty \(0 bytes\)$"),
+    (b"", r"the file is empty \(0 bytes\); mend it"),
     (b"x", r"damaged or cut short|is not a ROOT file"),
-    (b"PAR1 this is something else altogether" * 50, "it is not a ROOT file$"),
-    (b"\x00" * 5000, "it is not a ROOT file$"),
+    (b"PAR1 this is something else altogether" * 50, "it is not a ROOT file; mend it"),
+    (b"\x00" * 5000, "it is not a ROOT file; mend it"),
     (b"root", "damaged or cut short"),
     (b"root" + b"\xff" * 5000, "damaged or cut short"),
 ]
