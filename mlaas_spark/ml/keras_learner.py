@@ -49,6 +49,7 @@ class KerasLearner:
         self._step_part = FIRST
         self.callbacks, self._verbose = list(callbacks), verbose
         self._called: Any = None
+        self._step: Any = None
         self._source: Iterable[Batch] = ()
         self._failures: list[MlaasSparkError] = []
         self._dataset = dataset(examples, _source_of(weakref.ref(self)), self._failures)
@@ -71,6 +72,7 @@ class KerasLearner:
             model._symbolic_build(data_batch=self.examples.one())  # noqa: SLF001 - as fit does, so that there is a state to restore
             model.make_train_function(force=True)
             model.make_test_function()
+            self._step = self._one_step()
         self._called = keras.callbacks.CallbackList(
             self.callbacks,
             add_history=True,
@@ -105,7 +107,22 @@ class KerasLearner:
         with self.meter.timed(HANDED):
             data = next(iterator)
         with self._stepping():
-            return as_numbers(self.model.train_function(iter([data])))
+            return as_numbers(self._step(data))
+
+    def _one_step(self) -> Callable[[Any], Any]:
+        """Learning from one batch, traced for batches of any length.
+
+        Traced for each length as it comes, it would round otherwise before the first short batch than after it, and a
+        training that goes on would not end as one that was never killed.
+        """
+        import tensorflow as tf
+
+        model = self.model
+
+        def step(data: Any) -> Any:
+            return model.train_function(iter([data]))
+
+        return step if model.run_eagerly else tf.function(step, input_signature=[self._dataset.element_spec])
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:
