@@ -294,7 +294,7 @@ def test_what_was_skipped_is_told_with_file_entries_and_reason() -> None:
         *("/data/gone.root", "-", "all", "not known", "no header"),
     ]
     assert "nothing was skipped" not in made
-    assert "1 files that could not be opened" in made
+    assert "1 file that could not be opened" in made
     assert "Of these files nothing was skipped as damaged." in render(report())
     many = tuple(replace(bad, path=f"/data/{k:03}.root") for k in range(203))
     assert "And 3 more: see skipped.json." in render(report(manifest=replace(one, inputs=inputs, skipped=many)))
@@ -405,7 +405,8 @@ def test_a_regression_shows_its_errors_among_the_numbers() -> None:
     of = {**numbers, "relative": {"median": 0.1, "half_width_68": None}, "overtraining": None}
     page = render(report(metrics={"residuals": {"E_true": of}, "notes": []}))
     assert "RMSE of E_true" in page
-    assert page.count("0.125") >= 8
+    assert page.count("0.125") >= 6
+    assert re.search(r"0\.1[23] ± 0\.1[23]", page)  # the bias with its error, rounded as the PDG does
 
 
 def compared(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
