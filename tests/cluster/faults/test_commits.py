@@ -294,7 +294,13 @@ def assert_all_added(out: Path) -> None:
     check_files(str(out), found)
     for file in found.files:
         assert value_digest(pq.read_table(out / file.path)) == file.digest
-    cleaned(out)
+    leftovers.complete(str(out))
+    # who writes manifest.json may do so in a staging folder that another, who wrote it too, has removed; killed there,
+    # it leaves half a file and nothing of who it was
+    unknown = [item for item in leftovers.find(str(out)) if item.stays]
+    assert all(path.suffix == ".tmp" for item in unknown for path in Path(item.path).rglob("*") if path.is_file())
+    leftovers.sweep(leftovers.find(str(out), silent=0))
+    assert not (out / "_staging").exists()
     there = {str(path.relative_to(out)) for path in (out / "events").rglob("*")}
     assert there == {file.path for file in found.files}
 
@@ -312,7 +318,7 @@ def test_writers_of_one_data_set_that_are_killed_at_random_lose_nothing(
     def orders() -> Iterator[dict[str, Any]]:
         for writer in range(WRITERS):
             told = str(quick / f"told-{writer}")
-            fault = {"step": chance.randrange(20, 2000), "what": chance.choice(["before", "after"]), "told": told}
+            fault = {"step": chance.randrange(10, 400), "what": chance.choice(["before", "after"]), "told": told}
             yield {
                 "do": "add",
                 "args": [str(out), writer, COMMITS, seed],
