@@ -13,7 +13,11 @@ _SHORT_S = 10.0
 
 READING, DECOMPRESSING, KERNEL = "reading", "decompressing", "kernel"
 HAND_OVER, FIRST, FIT, TOGETHER = "hand-over to TensorFlow", "first step", "fit", "other workers"
+SCORING, WRITING = "the model", "writing"
 REST = "the rest"
+
+WORKED = "worked"
+"""Of executors all of their work, of which reading, decompressing, scoring and writing are parts."""
 
 _CURES = {
     # stages, by their names in run.json, and those of throughput
@@ -34,20 +38,32 @@ _CURES = {
     "the model does",
     "predict": "more cores (spark.master); fewer branches beside the scores (--keep, --beside)",
     "stream": "features.caps, more train.threads, chunks.layout=dense",
-    # parts of the training
-    READING: "chunks on a nearer disk, more train.threads than {threads}, or more cores",
-    DECOMPRESSING: "fewer branches (input.branches), more train.threads than {threads}, or more cores",
-    KERNEL: "features.caps, chunks.layout=dense, more train.threads than {threads}, or more cores",
+}
+_OF_TRAINING = {
+    READING: "chunks on a nearer disk, more train.threads, or more cores",
+    DECOMPRESSING: "fewer branches (input.branches), more train.threads, or more cores",
+    KERNEL: "features.caps, chunks.layout=dense, more train.threads, or more cores",
     HAND_OVER: "a larger train.batch_size, features.caps",
     FIRST: "it is paid once: the model's library compiles the step; more events, or a smaller model",
     FIT: "a larger train.batch_size, a smaller model, train.workers",
     TOGETHER: "a larger train.batch_size, fewer train.workers, or cores and network of equal speed for all of them",
 }
+_OF_EXECUTORS = {
+    READING: "files on a nearer or faster disk or server; fewer branches (input.branches, --branches); more executors, "
+    "if the server can serve them",
+    DECOMPRESSING: "more cores (spark.master); fewer branches (input.branches, --branches); convert once what is read "
+    "often",
+    KERNEL: "more cores (spark.master), fewer branches (input.branches, --branches)",
+    SCORING: "more cores (spark.master), or a smaller model",
+    WRITING: "an output on a nearer or faster disk or server; lz4, not zstd (--compression)",
+}
 
 
-def cure(name: str, threads: int = 0) -> str:
-    """What makes a stage or a part of the training shorter, "" where nothing is known to."""
-    return _CURES.get(name, "").format(threads=threads)
+def cure(stage: str, part: str | None = None) -> str:
+    """What makes a stage, or a part of it, shorter, "" where nothing is known to."""
+    if part is None:
+        return _CURES.get(stage, "")
+    return (_OF_TRAINING if stage == TRAIN else _OF_EXECUTORS).get(part, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +79,6 @@ class Streamed:
         first: It made its first step, which its library compiles.
         fit: It made the other steps, and judged the validation split.
         together: Workers waited for each other and added up.
-        threads: So many read.
         measured: Whether the fit was timed; of a model with a ``fit`` of its own on a stream it cannot be.
     """
 
@@ -75,15 +90,14 @@ class Streamed:
     first: float = 0.0
     fit: float = 0.0
     together: float = 0.0
-    threads: int = 1
     measured: bool = True
 
     @classmethod
-    def of(cls, seconds: Mapping[str, float], threads: int) -> Self:
+    def of(cls, seconds: Mapping[str, float]) -> Self:
         """From what a meter has counted, by the names of the attributes."""
-        known = {one.name for one in fields(cls)} - {"threads", "measured"}
+        known = {one.name for one in fields(cls)} - {"measured"}
         given = {name: value for name, value in seconds.items() if name in known}
-        return cls(**given, threads=threads, measured=bool(given.get("fit") or given.get("first")))
+        return cls(**given, measured=bool(given.get("fit") or given.get("first")))
 
     def parts(self, seconds: float) -> dict[str, float]:
         """The seconds of a training by what it did; they add up to all of them.
@@ -106,6 +120,26 @@ class Streamed:
         return {**parts, REST: max(seconds - sum(parts.values()), 0.0)}
 
 
+def of_executors(spent: Mapping[str, float], cores: int, seconds: float) -> dict[str, float]:
+    """The seconds of a stage by what executors did meanwhile; they add up to all of them, {} where none was measured.
+
+    What is neither read, decompressed, scored nor written is the kernel of the stage. The rest is the driver, Spark
+    between tasks, and cores that had nothing to do.
+
+    Args:
+        spent: Seconds of all tasks, by part, and in all (``WORKED``).
+        cores: That share the work.
+        seconds: The stage took.
+    """
+    if not (worked := spent.get(WORKED, 0.0)):
+        return {}
+    parts = {name: spent[name] for name in (READING, DECOMPRESSING, SCORING, WRITING) if name in spent}
+    parts[KERNEL] = max(worked - sum(parts.values()), 0.0)
+    share = min(1 / cores, seconds / worked)  # tasks may be more at once than Spark said there are cores
+    found = {name: part * share for name, part in parts.items()}
+    return {**found, REST: max(seconds - sum(found.values()), 0.0)}
+
+
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
     """What took longest.
@@ -114,7 +148,7 @@ class Bottleneck:
         stage: The longest stage.
         seconds: It took.
         total: All stages took.
-        part: Of a training whose time was measured by parts, the longest of these.
+        part: Of a stage whose time was measured by parts, the longest of these.
         of: Seconds of that part.
         cure: What makes it shorter; "" where nothing is known to.
     """
@@ -137,26 +171,24 @@ class Bottleneck:
         return f"bottleneck: {where}" + (f"; to shorten it: {self.cure}" if self.cure else "")
 
 
-def longest(seconds: Mapping[str, float], streamed: Streamed | None = None) -> Bottleneck | None:
-    """The stage that took longest, of a training the part of it; None without stages.
+def longest(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Bottleneck | None:
+    """The stage that took longest, and the part of it that did, where that was measured; None without stages.
 
     Args:
         seconds: Of each stage.
-        streamed: Of the stage ``train``, what it did meanwhile.
+        parts: Of some stages, the seconds of their parts.
     """
     if not seconds:
         return None
     total = sum(seconds.values())
     stage, most = max(seconds.items(), key=lambda item: item[1])
-    if stage == TRAIN and streamed is not None:
-        parts = streamed.parts(most)
-        part, of = max(parts.items(), key=lambda item: item[1])
-        if part != REST:
-            return Bottleneck(stage, most, total, part, of, cure(part, streamed.threads))
-    return Bottleneck(stage, most, total, None, most, cure(stage))
+    part, of = max((parts or {}).get(stage, {}).items(), key=lambda item: item[1], default=(REST, 0.0))
+    if part == REST:
+        return Bottleneck(stage, most, total, None, most, cure(stage))
+    return Bottleneck(stage, most, total, part, of, cure(stage, part))
 
 
-def bottleneck(seconds: Mapping[str, float], streamed: Streamed | None = None) -> str | None:
+def bottleneck(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> str | None:
     """What :func:`longest` finds, in a line; None of a job of seconds."""
-    found = longest(seconds, streamed)
+    found = longest(seconds, parts)
     return found.line if found is not None and found.total >= _SHORT_S else None

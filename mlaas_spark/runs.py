@@ -44,6 +44,8 @@ class Stage:
         total: Events that will have gone through it.
         size: Bytes that will have been read.
         measure: Tells which share of it is done, 0 to 1, None if that is not known now; called by another thread.
+        deal: Deals its seconds to parts of the work; called when it is done.
+        parts: Seconds by what it did, which add up to its own; {} where that was not measured.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Stage:
     total: int | None = None
     size: int | None = None
     measure: Callable[[], float | None] | None = None
+    deal: Callable[[float], dict[str, float]] | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def khz(self) -> float | None:
@@ -83,7 +87,7 @@ class Journal:
     def say(self, line: str, **told: object) -> None:
         """Tell of progress; ``told`` goes with the log's record, for machines."""
         self.announce(line)
-        _log.info(line.strip(), extra=told)
+        _log.info(line.strip(), extra={"shown": self.announce is not _nobody_listens, **told})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -94,13 +98,20 @@ class Journal:
         with self.ticking(stage):
             yield stage
         stage.seconds = time.perf_counter() - began
+        stage.parts = stage.deal(stage.seconds) if stage.deal else {}
         self.stages.append(stage)
-        self.say(str(stage), stage=stage.name, seconds=stage.seconds, events=stage.events)
+        self.say(str(stage), stage=stage.name, seconds=stage.seconds, events=stage.events, parts=stage.parts)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As plain values."""
+        """As plain values; ``parts`` of the stages whose parts were measured."""
         return [
-            {"name": s.name, "seconds": round(s.seconds, 3), "events": s.events, "khz": s.khz and round(s.khz, 2)}
+            {
+                "name": s.name,
+                "seconds": round(s.seconds, 3),
+                "events": s.events,
+                "khz": s.khz and round(s.khz, 2),
+                **({"parts": {name: round(of, 3) for name, of in s.parts.items()}} if s.parts else {}),
+            }
             for s in self.stages
         ]
 

@@ -66,14 +66,11 @@ class JsonLines(logging.Formatter):
     """A line of JSON for each record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """``{"time": ..., "level": ..., "message": ...}``, of a stage with ``stage``, ``seconds`` and ``events``."""
-        of_stage = {key: record.__dict__[key] for key in ("stage", "seconds", "events") if key in record.__dict__}
-        told: dict[str, Any] = {
-            "time": _time(record.created),
-            "level": record.levelname,
-            "message": record.getMessage(),
-        }
-        return json.dumps({**told, **of_stage})
+        """``{"time": ..., "level": ..., "message": ...}``; of a stage what is known of it: ``stage``, ..."""
+        told = record.__dict__
+        of_stage = {key: told[key] for key in ("stage", "seconds", "events", "parts") if key in told}
+        said = {"time": _time(record.created), "level": record.levelname, "message": record.getMessage()}
+        return json.dumps({**said, **of_stage})
 
 
 class Stages(logging.Handler):

@@ -53,6 +53,7 @@ def _common(
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
     handler.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
+    handler.addFilter(lambda record: not getattr(record, "shown", False))  # by a journal
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mlaas_spark").setLevel(logging.DEBUG if debug else logging.INFO)
     # by its level the session knows whether Spark may speak

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from mlaas_spark.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-T = TypeVar("T")
+    from collections.abc import Mapping
 
 WAITED, KERNEL, READ, DECODED = "waited", "kernel", "read", "decoded"
 """Parts of a stream: who takes its batches waits for its threads; threads make batches of row groups, wait for the
@@ -22,7 +20,7 @@ HANDED, FIRST, FIT, TOGETHER = "handed", "first", "fit", "together"
 library compiles; it learns from batches and judges them; workers wait for each other and add up."""
 
 
-class Meter:
+class Meter(Clock):
     """Counters of a stream, by name: events of a split, seconds of a part of the work."""
 
     def __init__(self) -> None:
@@ -49,42 +47,7 @@ class Meter:
             return dict(self._seconds)
 
     def spent(self, seconds: Mapping[str, float]) -> None:
-        """Add seconds that were measured elsewhere, by part."""
+        """Add seconds that were measured, by part."""
         with self._lock:
             for part, more in seconds.items():
                 self._seconds[part] = self._seconds.get(part, 0.0) + more
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add what is done within to a part of the work."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent({part: time.perf_counter() - began})
-
-    def waiting(self, part: str, source: Iterable[T]) -> Iterator[T]:
-        """What the source gives; the time until it does is added to a part of the work."""
-        iterator = iter(source)
-        while True:
-            with self.timed(part):
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
-            del item  # it may be large: not held while the next is waited for
-
-    @contextmanager
-    def timed_apart(self, waiting: str, working: str) -> Iterator[None]:
-        """Add what is done within to two parts: what its thread computes, and what it waits.
-
-        It waits for a disk, a network, or a core that is free.
-        """
-        began, busy = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            computed = time.thread_time() - busy
-            waited = time.perf_counter() - began - computed
-            self.spent({working: computed, waiting: max(waited, 0.0)})

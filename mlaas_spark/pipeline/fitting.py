@@ -61,13 +61,11 @@ class Fitted:
         model: A Keras model.
         stream: The chunks that it has learned from.
         history: Of the training.
-        streamed: Where its time went.
     """
 
     model: Any
     stream: ChunkStream
     history: History
-    streamed: Streamed
 
 
 def fit(run: Underway, fitting: Fitting) -> Fitted:
@@ -88,9 +86,9 @@ def fit(run: Underway, fitting: Fitting) -> Fitted:
         before = _measure(stage, stream, config, fitting.keeper)
         history = _learned(run, stream, fitting)
         stage.events = events_learned(stream, history.rows) - before
-    streamed = Streamed.of(stream.meter.parts(), config.train.threads)
+        stage.deal = Streamed.of(stream.meter.parts()).parts
     model = _in_keras(fitting.model, stream, config, f"{run.folder}.npz", run.work)
-    return Fitted(model, stream, history, streamed)
+    return Fitted(model, stream, history)
 
 
 def _learned(run: Underway, stream: ChunkStream, fitting: Fitting) -> History:

@@ -71,9 +71,10 @@ def skipped_before(folder: str, journal: Journal) -> set[str]:
 
 
 def measure(stage: Stage, events: Events) -> None:
-    """Let a stage tell how far it is, as Spark tells, and how much it reads, where that costs nothing to know."""
+    """Let a stage tell how far it is, as Spark tells, how much it reads, if that costs nothing, and what it spends."""
     from mlaas_spark.spark.progress import share_done
 
+    stage.deal = events.spent.dealing(events.spark)
     stage.total, stage.measure = events.plan.entries, share_done(events.spark)
     paths = {file.path for file in events.plan.files}
     if all(storage.local_path(path) is not None for path in paths):

@@ -71,7 +71,7 @@ def fit_and_publish(run: Underway, wanted: Fitting) -> RunResult:
     texts["report.html"] = _report(run, record, metrics, drawn, fitted.stream)
     wanted.move_files(run.work)
     folder = runs.publish(run.place.work, run.name, texts, record)
-    telling.say_bottleneck(journal, fitted.streamed)
+    telling.say_bottleneck(journal)
     wanted.keeper.checkpoints.remove()
     telling.say_skipped(manifest.skipped, storage.join(folder, skipping.FILE), journal)
     if config.train.mlflow:
@@ -134,7 +134,6 @@ def _record(run: Underway, fitted: Fitted, bundles: Mapping[str, Bundle], keeper
         "started": run.place.began,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": run.journal.to_json(),
-        "streamed": asdict(fitted.streamed),
         "events": {**manifest.ledger, **manifest.events()},
         "labels": manifest.counts(),
         "weights": {name: asdict(of) for name, of in fitted.history.weights.items()},

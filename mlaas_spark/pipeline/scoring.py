@@ -105,6 +105,7 @@ def predict(config: Config, model: str, folder: str, journal: Journal, *, retry_
         manifest = predicting.predict(events, request, target, retry=retry_skipped)
         stage.events = manifest.ledger["entries"]
         stage.remark = str(converting.Changes.between(before.inputs if before else (), manifest.inputs))
+    telling.say_bottleneck(journal)
     telling.tell_skipped(config, manifest.skipped, target, journal)
     if not manifest.ledger["events"]:
         journal.say(f"selection {config.input.selection!r} keeps none of the events: none has a score")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlaas_spark import skipping, storage
-from mlaas_spark.bottleneck import Streamed, bottleneck
+from mlaas_spark.bottleneck import bottleneck
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,8 @@ def say_skipped(skipped: Sequence[Skipped], file: str, journal: Journal) -> None
         journal.say(f"{skipping.summary(skipped)}, see {file}: {skipping.told(skipped)}")
 
 
-def say_bottleneck(journal: Journal, streamed: Streamed | None = None) -> None:
+def say_bottleneck(journal: Journal) -> None:
     """At the end of a job: what took longest, and what to change."""
-    if told := bottleneck({stage.name: stage.seconds for stage in journal.stages}, streamed):
+    stages = journal.stages
+    if told := bottleneck({s.name: s.seconds for s in stages}, {s.name: s.parts for s in stages}):
         journal.say(told)

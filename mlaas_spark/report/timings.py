@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mlaas_spark.bottleneck import TRAIN, Streamed
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -50,16 +48,13 @@ def elapsed(run: Mapping[str, Any]) -> float:
     return max((ended - began).total_seconds(), stages) or 1.0
 
 
-def streamed(run: Mapping[str, Any]) -> Streamed | None:
-    """What the training of a run did meanwhile; None of runs that have not measured it."""
-    told = run.get("streamed")
-    return Streamed(**told) if told else None
-
-
-def training(run: Mapping[str, Any]) -> list[Timing]:
-    """The parts of the stage ``train``, with their shares of it; [] where they were not measured."""
-    of = next((stage["seconds"] for stage in run["stages"] if stage["name"] == TRAIN), 0.0)
-    found = streamed(run)
-    if found is None or not of:
-        return []
-    return [Timing(name, seconds, seconds / of, None, None) for name, seconds in found.parts(of).items()]
+def parts(run: Mapping[str, Any]) -> dict[str, list[Timing]]:
+    """Of the stages whose parts were measured, the parts with their shares of it."""
+    return {
+        stage["name"]: [
+            Timing(name, seconds, seconds / (stage["seconds"] or 1.0), None, None)
+            for name, seconds in stage["parts"].items()
+        ]
+        for stage in run["stages"]
+        if stage.get("parts")
+    }

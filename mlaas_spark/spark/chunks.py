@@ -22,6 +22,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name Spark's own docu
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from mlaas_spark import mixing, parquet, storage
+from mlaas_spark.bottleneck import WRITING
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError, SpecsMismatchError
 from mlaas_spark.lease import held
 from mlaas_spark.manifest import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from mlaas_spark.plan import EntryRange, Plan
     from mlaas_spark.selection import Expression
     from mlaas_spark.spark.ingest import Events, RangeBatch
+    from mlaas_spark.spark.spent import Spent
     from mlaas_spark.transform import FeatureTransform
 
 _log = logging.getLogger(__name__)
@@ -243,14 +245,14 @@ def _write(events: Events, request: ChunkRequest, staging: Staging) -> list[tupl
             if (r.file, r.start) in wanted and not storage.exists(_spill(staging, r.file, r.start, r.stop))
         )
         if ranges:
-            events.reading(needed).with_ranges(ranges).run(_spiller(events.plan, mix, request, kept, staging))
-        spread(events.spark, missing, _gatherer(events.plan, mix, request, staging))
+            events.reading(needed).with_ranges(ranges).run(_spiller(events, mix, request, kept, staging))
+        spread(events.spark, missing, _gatherer(events, mix, request, staging))
         done.update({part: staging.finished(_task(part)) or [] for part in missing})
     staged = [(part, file) for part in sorted(done) for file in done[part]]
     if request.config.layout == "compact":
         return staged
     key_types = {name: events.plan.schema[name].arrow_type for name in request.keys}
-    return _densified(events.spark.newSession(), staged, request, staging, key_types)
+    return _densified(events.spark.newSession(), staged, request, staging, key_types, events.spent)
 
 
 class _Slice(NamedTuple):
@@ -320,6 +322,7 @@ def _densified(
     request: ChunkRequest,
     staging: Staging,
     key_types: dict[str, pa.DataType],
+    spent: Spent,
 ) -> list[tuple[int, DataFile]]:
     """Each staged compact file as a dense one, its features made by the pandas UDF; one task a file, rows in order."""
     tasks = {file.path: f"dense-{part:06d}-{file.split}" for part, file in staged}
@@ -335,7 +338,7 @@ def _densified(
             features(request.transform).alias("made"), *kept, F.col("_metadata.file_name").alias("name")
         )
         writing = rows.select("made.features", "made.mask", *kept, "name").mapInArrow(
-            _dense_writer(compact, tasks, request, staging, key_types), from_arrow_schema(_DONE)
+            _dense_writer(compact, tasks, request, staging, key_types, spent), from_arrow_schema(_DONE)
         )
         with received():
             writing.collect()
@@ -348,29 +351,34 @@ def _dense_writer(
     request: ChunkRequest,
     staging: Staging,
     key_types: dict[str, pa.DataType],
+    spent: Spent,
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     columns = request.transform.width
     widths = {FEATURES: 4 * columns, MASK: (columns + 7) // 8}
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with on_executor():
-            filled = (batch for batch in batches if batch.num_rows)
-            for name, group in itertools.groupby(filled, key=lambda batch: str(batch.column("name")[0])):
-                table = pa.Table.from_batches(list(group)).drop(["name"])
-                table = table.rename_columns([FEATURES, MASK, *table.column_names[2:]]).combine_chunks()
-                for place, (column, width) in enumerate(widths.items()):
-                    table = table.set_column(place, column, _fixed_width(table.column(column).chunk(0), width))
-                for key, kind in key_types.items():  # Spark has no unsigned integers
-                    table = table.set_column(table.column_names.index(key), key, table.column(key).cast(kind))
-                if table.num_rows != compact[name].rows:
-                    msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
-                    raise ChunkError(msg)
+            yield from spent.working(written(batch for batch in batches if batch.num_rows))
+
+    def written(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for name, group in itertools.groupby(batches, key=lambda batch: str(batch.column("name")[0])):
+            table = pa.Table.from_batches(list(group)).drop(["name"])
+            table = table.rename_columns([FEATURES, MASK, *table.column_names[2:]]).combine_chunks()
+            for place, (column, width) in enumerate(widths.items()):
+                table = table.set_column(place, column, _fixed_width(table.column(column).chunk(0), width))
+            for key, kind in key_types.items():  # Spark has no unsigned integers
+                table = table.set_column(table.column_names.index(key), key, table.column(key).cast(kind))
+            if table.num_rows != compact[name].rows:
+                msg = f"{name}: {table.num_rows} dense rows for {compact[name].rows} events"
+                raise ChunkError(msg)
+            with spent.timed(WRITING):
                 url = staging.new_file()
                 size, sums = parquet.write_checked(table, url, row_group_events(request.batch_size))
                 digest = value_digest(table.combine_chunks())
-                made = replace(compact[name], path=url.rsplit("/", 1)[-1], bytes=size, digest=digest, checksums=sums)
+                path = url.rsplit("/", 1)[-1]
+                made = replace(compact[name], path=path, bytes=size, digest=digest, checksums=sums)
                 staging.finish(tasks[name], [made])
-                yield pa.RecordBatch.from_arrays([pa.array([made.rows])], schema=_DONE)
+            yield pa.RecordBatch.from_arrays([pa.array([made.rows])], schema=_DONE)
 
     return run
 
@@ -405,9 +413,10 @@ def _spill(staging: Staging, file: int, start: int, stop: int) -> str:
 
 
 def _spiller(
-    plan: Plan, mix: _Mix, request: ChunkRequest, kept: Sequence[str], staging: Staging
+    events: Events, mix: _Mix, request: ChunkRequest, kept: Sequence[str], staging: Staging
 ) -> Callable[[Iterator[RangeBatch]], Iterator[EntryRange]]:
     """First stage: the events of a range with label and weight, as an Arrow file of one record batch a part."""
+    plan, spent = events.plan, events.spent
     first_ranks = plan.first_ranks()
     labels = [file.label for file in plan.files]
     weights = [file.weight for file in plan.files]
@@ -420,7 +429,7 @@ def _spiller(
             of_parts = (
                 joined([piece for _, piece in some]) for _, some in itertools.groupby(cut, lambda pair: pair[0])
             )
-            storage.write_stream(url, partial(_write_arrow, of_parts))
+            storage.write_stream(url, partial(_write_arrow, of_parts, spent))
             yield entries
 
     def pieces(item: RangeBatch, rank: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -443,11 +452,12 @@ def _spiller(
     return run
 
 
-def _write_arrow(batches: Iterator[pa.RecordBatch], stream: Any) -> None:
+def _write_arrow(batches: Iterator[pa.RecordBatch], spent: Spent, stream: Any) -> None:
     first = next(batches)
     with pa.ipc.new_file(stream, first.schema) as writer:
         for batch in itertools.chain([first], batches):
-            writer.write_batch(batch)
+            with spent.timed(WRITING):
+                writer.write_batch(batch)
 
 
 def _numbers(batch: pa.RecordBatch, expression: Expression, what: str) -> npt.NDArray[np.float32]:
@@ -459,9 +469,10 @@ def _numbers(batch: pa.RecordBatch, expression: Expression, what: str) -> npt.ND
 
 
 def _gatherer(
-    plan: Plan, mix: _Mix, request: ChunkRequest, staging: Staging
+    events: Events, mix: _Mix, request: ChunkRequest, staging: Staging
 ) -> Callable[[Iterator[int]], Iterator[int]]:
     """Second stage: put the events of a part in order and write one file a split."""
+    plan, spent = events.plan, events.spent
     uuids = np.array([mixing.uuid_key(file.uuid) for file in plan.files], np.int64)
     # equal entries of files that share a uuid, trees or copies, are in one split and yet no neighbours
     places = uuids + np.array(plan.twins, np.int64)
@@ -469,10 +480,14 @@ def _gatherer(
     def run(parts: Iterator[int]) -> Iterator[int]:
         for part in parts:
             table = pa.concat_tables(_read_slice(staging, item) for item in mix.slices(part))
-            staging.finish(_task(part), list(_part_files(table, request, staging, uuids, places)))
+            files = []
+            for split, rows in _splits(table, request, uuids, places):
+                with spent.timed(WRITING):
+                    files.append(_data_file(rows, split, request, staging))
+            staging.finish(_task(part), files)
             yield part
 
-    return run
+    return lambda parts: spent.working(run(parts))
 
 
 def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
@@ -486,13 +501,10 @@ def _read_slice(staging: Staging, item: _Slice) -> pa.Table:
     return table
 
 
-def _part_files(
-    events: pa.Table,
-    request: ChunkRequest,
-    staging: Staging,
-    uuids: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int64],
-) -> Iterator[DataFile]:
+def _splits(
+    events: pa.Table, request: ChunkRequest, uuids: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, pa.Table]]:
+    """The events of a part in order, split by split."""
     file, entry = events.column(FILE).to_numpy(), events.column(ENTRY).to_numpy()
     keys = [events.column(name).to_numpy() for name in request.keys] if request.keys else [uuids[file], entry]
     shares = request.config.split
@@ -501,7 +513,7 @@ def _part_files(
     for index, name in enumerate(mixing.SPLITS):
         rows = order[split[order] == index]
         if len(rows):
-            yield _data_file(events.take(pa.array(rows)), name, request, staging)
+            yield name, events.take(pa.array(rows))
 
 
 def _data_file(events: pa.Table, split: str, request: ChunkRequest, staging: Staging) -> DataFile:

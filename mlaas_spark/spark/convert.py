@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlaas_spark import parquet
+from mlaas_spark.bottleneck import WRITING
 from mlaas_spark.config import ConvertConfig
 from mlaas_spark.errors import BranchNotFoundError, ChunkError, ConfigError
 from mlaas_spark.lease import held
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mlaas_spark.plan import PlannedFile
     from mlaas_spark.schema import EventSchema
     from mlaas_spark.spark.ingest import Events, RangeBatch
+    from mlaas_spark.spark.spent import Spent
 
 PLACE = "events"
 """Folder in the data set that holds its Parquet files and nothing else: any reader of Parquet folders can read it."""
@@ -265,7 +267,7 @@ def _brought(
     left = replace(events, skipped=())
     with discarded_if_empty(staging):
         if missing:
-            _, left = left.with_ranges(missing).attempt(_writer(staging, made))
+            _, left = left.with_ranges(missing).attempt(_writer(staging, made, events.spent))
         skipped = events.without([*known_skips, *left.skipped]).skipped  # refused if they are too many together
         done = {r: staging.finished(_task(r)) or [] for r in fresh}
         counts = {(r.file, r.start): sum(f.events for f in files) for r, files in done.items()}
@@ -360,21 +362,22 @@ def _tables(sort_keys: Sequence[str]) -> Callable[[Iterator[RangeBatch]], Iterat
     return run
 
 
-def _writer(staging: Staging, made: RangeSet) -> Callable[[Iterator[RangeBatch]], Iterator[int]]:
+def _writer(staging: Staging, made: RangeSet, spent: Spent) -> Callable[[Iterator[RangeBatch]], Iterator[int]]:
     """The function that writes ranges and gives the events of each."""
     tables, compression = made.tables, made.compression
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[int]:
         for entries, table, drift, selected in tables(batches):
             files = []
-            if table.num_rows:
-                url = staging.new_file()
-                size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
-                ranges = ((entries.file, entries.start, entries.stop),)
-                digest = value_digest(table.combine_chunks())
-                path, rows = url.rsplit("/", 1)[-1], table.num_rows
-                files.append(DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected))
-            staging.finish(_task(entries), files)
+            with spent.timed(WRITING):
+                if table.num_rows:
+                    url = staging.new_file()
+                    size = parquet.write(table, url, _ROW_GROUP_EVENTS, compression)
+                    ranges = ((entries.file, entries.start, entries.stop),)
+                    digest = value_digest(table.combine_chunks())
+                    path, rows = url.rsplit("/", 1)[-1], table.num_rows
+                    files.append(DataFile(path, rows, size, ranges, digest, drift=drift, selected=selected))
+                staging.finish(_task(entries), files)
             yield table.num_rows
 
     return run

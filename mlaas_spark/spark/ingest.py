@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -34,6 +34,7 @@ from mlaas_spark.skipping import Skipped, Spare, ordered
 from mlaas_spark.spark import records
 from mlaas_spark.spark.ranges import Ranges, open_files
 from mlaas_spark.spark.session import on_executor
+from mlaas_spark.spark.spent import Spent
 from mlaas_spark.xrootd import PATIENCE
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Events:
         patience: With the servers of ROOT files.
         spare: How much may be skipped; None where damage is an error.
         skipped: What is left out of the plan because it is damaged.
+        spent: What executors spend their time on.
     """
 
     spark: SparkSession
@@ -107,6 +109,7 @@ class Events:
     patience: Patience = PATIENCE
     spare: Spare | None = None
     skipped: tuple[Skipped, ...] = ()
+    spent: Spent = field(default_factory=Spent)
 
     def map_ranges(
         self, function: Callable[[Iterator[RangeBatch]], Iterable[pa.RecordBatch]], schema: StructType | str
@@ -179,8 +182,13 @@ class Events:
 
     def _of_selected(self, function: Callable[[Iterator[RangeBatch]], Iterable[R]]) -> Callable[[Batches], Iterable[R]]:
         """The function of the batches that the source reads; without a reference to the session."""
-        selection, wanted, files = self.selection, self.plan.schema, self.plan.files
-        return lambda read: function(_selected(_with_derived(_with_codes(read, wanted, files), wanted), selection))
+        selection, wanted, files, spent = self.selection, self.plan.schema, self.plan.files, self.spent
+
+        def work(read: Batches) -> Iterable[R]:
+            coded = _with_codes(spent.reading(read), wanted, files)
+            return spent.working(function(_selected(_with_derived(coded, wanted), selection)))
+
+        return work
 
     def dataframe(self) -> DataFrame:
         """The events as a DataFrame: a column for each branch, ``__file`` and ``__entry``."""
@@ -305,10 +313,11 @@ def open_events(
     planned = [dataclasses.replace(file, lacks=tuple(sorted({*file.lacks} & {*read.names}))) for file in planned]
     target = events_per_task if isinstance(source, Ranges) else None  # a block of Spark's readers is a range
     plan = make_plan(planned, read, target, config.events)
+    events = Events(spark, plan, source, selection, config.patience, spent=Spent(spark))
     if config.bad_files == "fail":
-        return Events(spark, plan, source, selection, config.patience)
+        return events
     spare = Spare(config.skip_limit, plan.entries, len({file.path for file in planned}), plan.limits)
-    return Events(spark, plan, source, selection, config.patience, spare).without(damaged)
+    return dataclasses.replace(events, spare=spare).without(damaged)
 
 
 def _open(

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlaas_spark import drift, friend
+from mlaas_spark.bottleneck import SCORING
 from mlaas_spark.errors import ChunkError, ConfigError, SpecsMismatchError, hint
 from mlaas_spark.formats import Format
 from mlaas_spark.manifest import present, request_digest
@@ -204,16 +205,19 @@ def _tables(
 ) -> Callable[[Iterator[RangeBatch]], Iterator[RangeTable]]:
     transform, ranges, size = request.transform, request.ranges, request.batch_size
     branches, outputs, selection = transform.layout.branches, request.outputs, events.selection
-    written, files = [branch.name for branch in rows], events.plan.files
+    written, files, spent = [branch.name for branch in rows], events.plan.files, events.spent
     as_root = request.format is Format.ROOT
 
     def run(batches: Iterator[RangeBatch]) -> Iterator[RangeTable]:
-        score, buffers = model.value(), Buffers()
+        with spent.timed(SCORING):  # its library is imported here
+            score = model.value()
+        buffers = Buffers()
         for entries, group in itertools.groupby(batches, key=lambda item: item.entries):
             read, scores = _Read.of(len(branches)), [np.empty((0, len(outputs)), np.float32)]
             for batch in of_size(_looked_at(read.selected(group, selection, written), branches, ranges, read), size):
                 features = transform.matrix(batch, empty=buffers.empty)
-                scores.append(score(features.matrix, features.mask))
+                with spent.timed(SCORING):
+                    scores.append(score(features.matrix, features.mask))
                 read.seen[:, 2:] += np.column_stack([features.missing, features.cut])
             if not read.rows:
                 yield RangeTable(entries, pa.table({}), {})

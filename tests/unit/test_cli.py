@@ -16,6 +16,7 @@ from mlaas_spark.cli.show import within
 from mlaas_spark.drift import Drift
 from mlaas_spark.errors import MlaasSparkError
 from mlaas_spark.manifest import DataFile, Input, Manifest
+from mlaas_spark.runs import Journal
 from mlaas_spark.schema import Branch, EventSchema, Omitted
 from mlaas_spark.xrootd import Patience
 
@@ -68,6 +69,19 @@ def test_interruption_ends_with_7_and_says_how_to_go_on(
     monkeypatch.setattr(pipeline, "serve_check", failing(KeyboardInterrupt()))
     assert main(["serve-check", "bundle"]) == 7
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_what_a_job_tells_is_shown_once_with_v_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*_: object, **__: object) -> None:
+        journal().say("8 chunks")
+        Journal().say("9 chunks")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "serve_check", told)
+    assert main(["-v", "serve-check", "bundle"]) == 7
+    assert capsys.readouterr().err.splitlines()[:2] == ["8 chunks", "INFO: 9 chunks"]
 
 
 def test_any_other_error_is_named_a_bug_without_a_traceback(

@@ -67,6 +67,7 @@ def test_what_a_job_says_is_json_and_its_stages_are_kept(tmp_path: Path) -> None
         journal.say('a "line"')
         with journal.stage("specs") as stage:
             stage.events = 7
+            stage.deal = lambda seconds: {"reading": seconds}
     finally:
         logger.setLevel(before)
         for handler in handlers:
@@ -76,6 +77,7 @@ def test_what_a_job_says_is_json_and_its_stages_are_kept(tmp_path: Path) -> None
     assert lines[0]["message"] == 'a "line"'
     assert lines[-1]["stage"] == "specs"
     assert lines[-1]["events"] == 7
+    assert lines[-1]["parts"] == {"reading": lines[-1]["seconds"]}
     assert [(done.stage, done.events) for done in stages.done] == [("specs", 7)]
 
 
