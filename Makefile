@@ -16,6 +16,9 @@ FUZZ := build/fuzz
 
 LOCKED := --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 PIP := python -m pip --quiet --disable-pip-version-check
+# Of all that pip says a line for every 50 packages.
+TOLD := /^Collecting/ && ++n % 50 == 0 { print "  " n " of " all " fetched"; fflush() } \
+  /^Installing collected/ { print "  " all " fetched, unpacking them"; fflush() }
 
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
@@ -97,7 +100,8 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "Python 3.11 lacks its venv module: install it (Debian: apt install python3.11-venv)" >&2; exit 2; }
 	@echo "installing the packages of requirements.lock into $(VENV) (once, some minutes)"
-	@$(BIN)/$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock | \
+	  awk -v all="$$(grep -c '==' requirements.lock)" '$(TOLD)'
 	@$(BIN)/$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 

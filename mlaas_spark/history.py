@@ -33,6 +33,7 @@ class Run:
         split: Which events the metrics are of.
         metrics: Those that are one number.
         seconds: Of each stage.
+        parts: Of the stages whose parts were measured, the seconds of these.
         events: Events by what became of them: entries, events, train, validation, test.
         settings: The resolved config, ``section.key``: value.
         data: Digests of chunks, plan, specs and transform; the input's files with uuid and entries.
@@ -47,6 +48,7 @@ class Run:
     split: str
     metrics: dict[str, float]
     seconds: dict[str, float]
+    parts: dict[str, dict[str, float]]
     events: dict[str, int]
     settings: dict[str, Any]
     data: dict[str, str]
@@ -173,6 +175,7 @@ def read(folder: str) -> Run:
             split=metrics["split"],
             metrics=numbers(metrics),
             seconds={stage["name"]: stage["seconds"] for stage in told["stages"]},
+            parts={stage["name"]: dict(stage["parts"]) for stage in told["stages"] if "parts" in stage},
             events={name: count for name, count in told["events"].items() if isinstance(count, int)},
             settings=flat(settings),
             data={**{name: digests[name] for name in _DATA_DIGESTS if name in digests}, **files},

@@ -13,6 +13,8 @@ from mlaas_spark.cli.options import CONFIG, AsJson, resolved, takes
 from mlaas_spark.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlaas_spark.history import Run
 
 runs = Application(help="Past runs: what there is, how well they did, in what they differ.", rich_markup_mode=None)
@@ -23,6 +25,7 @@ _Home = Annotated[
 ]
 _SHORT = 12  # digits of a digest
 _LONG = 40  # characters of a list
+_SHORTEST_S = 0.05  # of a part that is shown
 
 
 @runs.command(name="list")
@@ -83,11 +86,18 @@ def show_run(
     show.line()
     rows = [(name, show.number(value)) for name, value in found.metrics.items()]
     show.table(f"Metrics ({found.split} events)", ("metric", "value"), rows)
-    show.table("Stages", ("stage", "seconds"), [(name, f"{value:.1f}") for name, value in found.seconds.items()])
+    stages = [(name, f"{value:.1f}", _longest(found.parts.get(name, {}))) for name, value in found.seconds.items()]
+    show.table("Stages", ("stage", "seconds", "of them"), stages)
     show.table("Events", ("events", "number"), list(found.events.items()))
     show.table("Data", ("what", "digest, or uuid"), [(name, _brief(value)) for name, value in found.data.items()])
     show.table("Code", ("package", "version"), [(name, _brief(value)) for name, value in found.code.items()])
     show.line(f"report: {found.folder}/report.html")
+
+
+def _longest(parts: Mapping[str, float]) -> str:
+    """Parts of a stage, the longest first."""
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in ordered if seconds >= _SHORTEST_S)
 
 
 @runs.command(name="compare")

@@ -32,7 +32,10 @@ def write(home: Path, name: str, started: str = "2026-01-01T00:00:00+00:00", epo
     told = {
         "started": started,
         "command": f"mlaas-spark train --set train.epochs={epochs}",
-        "stages": [{"name": "train", "seconds": 2.5}],
+        "stages": [
+            {"name": "specs", "seconds": 4.0},
+            {"name": "train", "seconds": 2.5, "parts": {"reading": 0.01, "kernel": 0.5, "fit": 1.99}},
+        ],
         "events": {"entries": 10, "train": 8, "weighted": None},
         "digests": {"content": "c" * 64, "config": "x", "model": "e" * 64, **digests},
         "versions": {"python": "3.11.9"},
@@ -46,6 +49,17 @@ def write(home: Path, name: str, started: str = "2026-01-01T00:00:00+00:00", epo
     for file, text in texts.items():
         (folder / file).write_text(text)
     return folder
+
+
+def test_a_run_is_shown_with_what_its_stages_spent_their_time_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "show", str(write(tmp_path, "a/1"))]) == 0
+    said = capsys.readouterr().out
+    rows = [
+        line.rstrip().split(maxsplit=2) for line in said[said.index("Stages") : said.index("Events")].splitlines()[2:]
+    ]
+    assert rows == [["specs", "4.0"], ["train", "2.5", "fit 2.0, kernel 0.5"]]
 
 
 def test_runs_of_all_names_are_found_oldest_first(tmp_path: Path) -> None:
