@@ -9,12 +9,14 @@ each holds the other end of a pipe of the one that started it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,53 +27,69 @@ PATIENCE_S = 6.0
 """From the first signal on: what the main thread has to end in order."""
 
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+_AGAIN = signal.SIGURG  # nobody else sends it; who watches does not count it
+_MOMENT_S = 0.05
 
 
 def program(
-    work: Callable[[], int],
+    work: Callable[[], tuple[int, str]],
+    tell: Callable[[str], object],
     last_words: str,
     patience: float = PATIENCE_S,
     at_first: Callable[[], object] | None = None,
 ) -> int:
-    """The exit code of ``work``, which tells itself of a KeyboardInterrupt and gives :data:`EXIT_CODE` then.
+    """The exit code of ``work``, which gives of a KeyboardInterrupt :data:`EXIT_CODE` and how to go on.
 
     After a signal it does not return: the process ends without waiting for threads, which may be in the middle of
-    anything, and is gone after ``patience`` seconds whatever it was doing.
+    anything, and is gone after ``patience`` seconds whatever it was doing. A signal that comes when the work is done
+    changes nothing of that: the process has so long to end by itself.
 
     Args:
-        work: What the program does, in the main thread.
-        last_words: Written to standard error where the main thread does not come to say anything.
+        work: What the program does, in the main thread: its exit code, and what is to be said of it, if anything.
+        tell: Says that.
+        last_words: Written to standard error where the main thread does not come to say anything, and in place of an
+            error, which came of the interruption.
         patience: Seconds.
         at_first: Called at the first signal, between two steps of the main thread.
     """
     heard, written = socket.socketpair()
     written.setblocking(False)  # noqa: FBT003 - as socket has it
     signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-    first = _First(at_first)
+    handler = _Handler(at_first, written)
     for number in _SIGNALS:
-        signal.signal(number, first)
+        signal.signal(number, handler)
+    signal.signal(_AGAIN, handler)
+    atexit.register(_ignore)  # called after all that is registered later
+    sys.unraisablehook = partial(_swallowed, handler, sys.unraisablehook)
 
     def watch() -> None:
         _await(heard)
         heard.settimeout(patience)
         _await(heard)
-        _gone(EXIT_CODE, last_words)
+        if handler.done is None:
+            _gone(EXIT_CODE, last_words)
+        _gone(handler.done)
 
     threading.Thread(target=watch, name="interrupts", daemon=True).start()
     try:
-        code = work()
+        code, said = work()
+        if code == 0 or not handler.came:
+            handler.done = code
     except KeyboardInterrupt:  # before it could, or while it was telling of one
         _gone(EXIT_CODE, last_words)
-    if first.came:
+    if handler.came and code not in {0, EXIT_CODE}:
+        code, said = EXIT_CODE, last_words
+    if said:
+        tell(said)
+    if handler.came:
         sys.stdout.flush()
-        # what has not been stopped is done; an error that came of the interruption does not say how to go on
-        _gone(code and EXIT_CODE, "" if code in {0, EXIT_CODE} else last_words)
+        _gone(code)
     return code
 
 
 def keep_handler(before: object) -> None:
     """Put back the handler of Ctrl-C that ``before`` was, if it is ours and somebody has replaced it."""
-    if isinstance(before, _First):
+    if isinstance(before, _Handler):
         signal.signal(signal.SIGINT, before)
 
 
@@ -80,19 +98,47 @@ def handler() -> object:
     return signal.getsignal(signal.SIGINT)
 
 
-class _First:
-    """What Python does of a signal between two steps of the main thread."""
+class _Handler:
+    """What Python does of a signal between two steps of the main thread.
 
-    def __init__(self, at_first: Callable[[], object] | None) -> None:
+    Attributes:
+        came: Whether one has come while there was something to stop.
+        done: The exit code of the work, when that is over.
+        wakes: What wakes the thread that watches; open as long as signals come here.
+    """
+
+    def __init__(self, at_first: Callable[[], object] | None, wakes: socket.socket) -> None:
         self.came = False
+        self.done: int | None = None
+        self.wakes = wakes
         self._at_first = at_first
 
-    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         del number, frame
+        if self.done is not None:
+            return
         self.came = True
         if self._at_first:
             self._at_first()
         raise KeyboardInterrupt
+
+
+def _swallowed(handler: _Handler, before: Callable[[Any], object], found: Any) -> None:
+    """Of what Python has to ignore, in a finalizer for one.
+
+    An interruption comes again, in a moment. After one nothing else is told: it is what that has broken.
+    """
+    if not handler.came:
+        before(found)
+    elif issubclass(found.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident
+        threading.Timer(_MOMENT_S, signal.pthread_kill, [main, _AGAIN]).start()
+
+
+def _ignore() -> None:
+    """For the last moments of the process, in which Python has put its own handlers away."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _await(heard: socket.socket) -> None:
@@ -104,7 +150,7 @@ def _await(heard: socket.socket) -> None:
         return
 
 
-def _gone(code: int, last_words: str) -> NoReturn:
+def _gone(code: int, last_words: str = "") -> NoReturn:
     if last_words:
         os.write(2, f"{last_words}\n".encode())
     os._exit(code)

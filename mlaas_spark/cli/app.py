@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None or "PYSPARK_GATEWAY_PORT" in os.environ:  # the process is ours alone
         at_first = None if "--debug" in given else _silence
-        return interrupts.program(lambda: _ended(given), _interrupted(given), at_first=at_first)
+        return interrupts.program(lambda: attempt(given), show.remark, _interrupted(given), at_first=at_first)
     return _ended(given)
 
 
