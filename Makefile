@@ -36,7 +36,7 @@ test: $(INSTALLED) java  ## Run the whole test suite, two folders of tests at a 
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25
 
 # Not with -n: what is killed at random moments is measured by the clock. The table of what fired is printed at the end.
-soak: $(INSTALLED) java  ## Faults by the hundred, some hours: kills at random moments and at each step of a commit
+soak: $(INSTALLED) java  ## Faults by the hundred, some 90 minutes: kills at random moments and at each step of a commit
 	@$(BIN)/python -m pytest -m 'soak or faults' -rA --durations=10 tests
 
 # An input that fails is kept in build/fuzz; the module's docstring tells how to run one document alone.
