@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import lzma
+import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import awkward as ak
@@ -190,6 +192,11 @@ class _Lists(root_integrity.Lists):
             for number, (first, last) in enumerate(pairwise(entry_offsets))
             if first < entry_stop and entry_start < last
         ]
+        for edges, basket in parts:  # before memory is taken for as many
+            first, last = int(edges[0]), int(edges[-1])
+            if not 0 <= first <= last <= len(basket.content):
+                msg = f"a basket has {len(basket.content)} values where its offsets or counters say [{first}, {last})"
+                raise ValueError(msg)
         total = sum(int(edges[-1]) - int(edges[0]) for edges, _ in parts)
         if total > _LARGEST_OFFSET:
             msg = f"{total} values of a branch in one range are too many: make spark.events_per_task smaller"
@@ -198,9 +205,6 @@ class _Lists(root_integrity.Lists):
         row = place = 0
         for edges, basket in parts:
             first, last = int(edges[0]), int(edges[-1])
-            if len(basket.content) < last:
-                msg = f"a basket has {len(basket.content)} values where its offsets or counters say {last}"
-                raise ValueError(msg)
             values[place : place + last - first] = basket.content[first:last]
             offsets[row + 1 : row + len(edges)] = edges[1:] - first + place
             row, place = row + len(edges) - 1, place + last - first
@@ -282,6 +286,9 @@ def _plain(column: pa.Array) -> pa.Array:
 def _schema(tree: Any) -> EventSchema:
     branches, omitted = [], []
     for source, branch in tree.items(recursive=True):
+        if (name := _printable(source)) != source:
+            omitted.append(Omitted(name, "its name is not UTF-8"))
+            continue
         kind = _kind(source, branch) if _is_found(tree, source, branch) else "another branch has its name"
         if isinstance(kind, str):
             omitted.append(Omitted(source, kind))
@@ -289,6 +296,11 @@ def _schema(tree: Any) -> EventSchema:
             dtype, jagged = kind
             branches.append(Branch(column_name(source), source, dtype, jagged))
     return EventSchema.of(branches, omitted)
+
+
+def _printable(name: str) -> str:
+    """The name as it is where it is UTF-8, else with its bytes spelled out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_found(tree: Any, source: str, branch: Any) -> bool:
@@ -402,6 +414,23 @@ def _matching_trees(file: Any, path: str, tree: str | None) -> list[str]:
     return [_tree_name(file, path, tree)]
 
 
+class _Within(uproot.source.file.FileResource):  # type: ignore[misc] # uproot has no types
+    """A local file of which nothing is read that it has not: to read takes memory for all that was asked for."""
+
+    def get(self, start: int, stop: int) -> bytes:
+        end = min(stop, os.fstat(self._file.fileno()).st_size)
+        content: bytes = super().get(start, max(start, end))
+        return content
+
+
+class _LocalReads(uproot.MultithreadedFileSource):  # type: ignore[misc]
+    """A local file, read by one thread beside that which unpacks."""
+
+    def _open(self) -> None:
+        self._executor = uproot.source.futures.ResourceThreadPoolExecutor([_Within(self._file_path)])
+        self._num_bytes = Path(self._file_path).stat().st_size
+
+
 class _VectorReads(uproot.source.chunk.Source):  # type: ignore[misc] # uproot has no types
     """A file of an XRootD server: the baskets of a range come in a few vector reads, unpacked while the next is read.
 
@@ -454,7 +483,7 @@ def _open(path: str, patience: Patience) -> Iterator[Any]:
             else:
                 _check_magic(path)
                 # quicker than fsspec; a memory map is quicker still, but dies of SIGBUS when a file server fails
-                file = uproot.open(path, handler=uproot.MultithreadedFileSource)
+                file = uproot.open(path, handler=_LocalReads)
         yield stack.enter_context(file)
 
 

@@ -362,8 +362,10 @@ class _Opened:
         return cls(handle, timeout, size, elements, element_bytes)
 
     def read(self, start: int, stop: int) -> bytes:
+        length = max(0, min(stop, self.size) - start)  # the client takes memory for all that was asked for
+
         def ask(reply: Callable[..., None]) -> XRootDStatus:
-            return self.handle.read(start, stop - start, timeout=self.timeout, callback=reply)
+            return self.handle.read(start, length, timeout=self.timeout, callback=reply)
 
         return bytes(_answer(ask, self.timeout))
 

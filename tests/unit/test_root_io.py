@@ -572,8 +572,31 @@ def test_split_members_of_real_files_are_read_and_text_is_no_feature(data_folder
         np.testing.assert_array_equal(batch.column(name).to_numpy(), values)
 
 
-def test_a_basket_with_fewer_values_than_its_counters_say_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("offsets", "says"),
+    [([0, 2, 3], r"\[0, 3\)"), ([-430_948_243, 0, 1], r"\[-430948243, 1\)"), ([1, 3, 0], r"\[1, 0\)")],
+)
+def test_a_basket_with_other_values_than_its_counters_say_is_refused(offsets: list[int], says: str) -> None:
     lists = root_io._Lists(uproot.AsDtype(">f4"))  # noqa: SLF001 - no file that uproot writes is so
-    basket = SimpleNamespace(offsets=np.array([0, 2, 3], np.int32), content=np.ones(1, ">f4"))
-    with pytest.raises(ValueError, match="1 values where its offsets or counters say 3"):
+    basket = SimpleNamespace(offsets=np.array(offsets, np.int32), content=np.ones(1, ">f4"))
+    with pytest.raises(ValueError, match=f"1 values where its offsets or counters say {says}"):
         lists.final_array({0: basket}, 0, 2, [0, 2])
+
+
+def test_of_what_a_file_says_and_has_not_nothing_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "short.root"
+    place.write_bytes(bytes(range(100)))
+    with root_io._LocalReads(str(place), use_threads=True, num_workers=1) as source:  # noqa: SLF001 - as uproot opens it
+        read = [source.chunk(start, stop)._future.result() for start, stop in [(90, 1 << 45), (200, 1 << 45), (0, 3)]]  # noqa: SLF001
+    assert read == [bytes(range(90, 100)), b"", bytes(range(3))]
+
+
+def test_a_branch_whose_name_is_not_utf_8_is_left_out(tmp_path: Path) -> None:
+    place = tmp_path / "latin.root"
+    with uproot.recreate(place, compression=None) as file:
+        file.mktree("Events", {"energie_in_e": "f4", "y": "f4"})
+        file["Events"].extend({"energie_in_e": np.ones(3, "f4"), "y": np.ones(3, "f4")})
+    place.write_bytes(place.read_bytes().replace(b"energie_in_e", b"\xe9nergie_in_\xff"))
+    schema = read_header(str(place)).schema
+    assert schema.names == ("y",)
+    assert [(item.name, item.reason) for item in schema.omitted] == [(r"\xe9nergie_in_\xff", "its name is not UTF-8")]
