@@ -600,3 +600,21 @@ def test_a_branch_whose_name_is_not_utf_8_is_left_out(tmp_path: Path) -> None:
     schema = read_header(str(place)).schema
     assert schema.names == ("y",)
     assert [(item.name, item.reason) for item in schema.omitted] == [(r"\xe9nergie_in_\xff", "its name is not UTF-8")]
+
+
+def test_fields_of_an_rntuple_are_those_that_uproot_finds(tmp_path: Path) -> None:
+    path, jets = (
+        tmp_path / "nested.root",
+        ak.Array([[{"pt": 1.0, "of": {"eta": 2.0}}], [], [{"pt": 3.0, "of": {"eta": 4.0}}]]),
+    )
+    with uproot.recreate(path) as file:
+        file.mkrntuple("Events", {"x": np.arange(3.0), "Jet": jets, "lists": ak.Array([[[1, 2]], [], [[], [3]]])})
+
+    def found(fields: Any, node: Any) -> list[Any]:
+        return [(field.path, found(fields, field)) for field in fields(node)]
+
+    ours = type(uproot.open(path)["Events"]).fields.fget
+    with uproot.open(path) as quick, uproot.open(path) as plain:
+        assert found(ours, quick["Events"]) == found(ours.__wrapped__, plain["Events"])
+        assert quick["Events"].keys() == plain["Events"].keys()
+        assert len(found(ours, quick["Events"])) == 3
