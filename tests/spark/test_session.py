@@ -134,7 +134,7 @@ from mlaas_spark import interrupts
 from mlaas_spark.config import SparkConfig
 from mlaas_spark.spark.session import session
 
-sys.exit(interrupts.program(lambda: session(SparkConfig(), "never there") and 0, "interrupted"))
+sys.exit(interrupts.program(lambda: (session(SparkConfig(), "never there") and 0, ""), print, "interrupted"))
 """
 
 

@@ -40,15 +40,14 @@ def test_work_of_all_tasks_is_added_up_by_part(opened: Callable[..., Events], sa
     assert parts[DECOMPRESSING] > 0
 
 
-def slow(batches: Iterator[RangeBatch]) -> Iterator[int]:
-    for number, _ in enumerate(batches):
-        time.sleep(0.5)
-        yield number
-
-
 def test_parts_of_a_stage_are_of_that_stage_and_add_up_to_its_time(
     opened: Callable[..., Events], sample: Sample, tmp_path: Path
 ) -> None:
+    def slow(batches: Iterator[RangeBatch]) -> Iterator[int]:
+        for number, _ in enumerate(batches):
+            time.sleep(0.5)
+            yield number
+
     events, journal = opened(sample.paths()), Journal()
     events.run(slow)
     with journal.stage("convert") as stage:
